@@ -125,6 +125,27 @@ pub fn reopen(handle: Handle) -> Result<OwnedFd, SyscallError> {
     }
 }
 
+/// Sends a signal of any number, real-time ones too, which rustix has no safe name for.
+pub fn send_signal(pidfd: impl AsFd, signal: i32) -> Result<(), SyscallError> {
+    let no_info: *const libc::siginfo_t = std::ptr::null();
+    // SAFETY: a null siginfo asks the kernel to fill it in as kill(2) would; the number is checked by it.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_fd().as_raw_fd(),
+            signal,
+            no_info,
+            0,
+        )
+    };
+    if result < 0 {
+        return Err(SyscallError::last(format!(
+            "pidfd_send_signal(pidfd, {signal})"
+        )));
+    }
+    Ok(())
+}
+
 /// The wait status of an ended process, even when somebody else has reaped it.
 ///
 /// `None` while it runs or is not reaped yet. The descriptor must have been opened before

@@ -1,9 +1,69 @@
-//! Signal dispositions, and leaving a process at once.
+//! What a process inherits and hands on: descriptors, signal dispositions, its end.
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Mutex;
+
+use rustix::io::Errno;
 
 use crate::SyscallError;
 
 /// Highest signal number of Linux.
 const LAST_SIGNAL: libc::c_int = 64;
+
+/// First descriptor beyond the standard streams.
+const FIRST_OTHER_FD: RawFd = 3;
+
+/// The inherited descriptors that somebody has taken.
+static TAKEN: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
+
+/// Takes a descriptor that the parent process left open for this one, and closes it on exec.
+///
+/// Call it before this process opens anything: then an open number can only be inherited.
+pub fn take_inherited(number: RawFd) -> Result<OwnedFd, SyscallError> {
+    let call = || format!("fcntl({number}, F_SETFD, FD_CLOEXEC)");
+    let first = TAKEN.lock().is_ok_and(|mut taken| taken.insert(number));
+    if number < FIRST_OTHER_FD || !first {
+        return Err(SyscallError::new(call(), Errno::BADF));
+    }
+    // SAFETY: F_SETFD touches nothing but the flag of this number, and fails if it is not open.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(SyscallError::last(call()));
+    }
+    // SAFETY: the number is open, is beyond those that std owns, and `TAKEN` hands it out once.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Closes every descriptor beyond the standard streams but these.
+///
+/// For a cloned child that will leave by exec or [`exit_now`]: the owners in the copied
+/// memory of its parent must never be used or dropped in it.
+pub fn close_all_except(kept: &[BorrowedFd<'_>]) -> Result<(), SyscallError> {
+    let kept: BTreeSet<RawFd> = kept.iter().map(AsRawFd::as_raw_fd).collect();
+    let mut first = FIRST_OTHER_FD;
+    for number in kept.into_iter().filter(|number| *number >= FIRST_OTHER_FD) {
+        if first < number {
+            close_range(first, number - 1, 0)?;
+        }
+        first = number + 1;
+    }
+    close_range(first, RawFd::MAX, 0)
+}
+
+/// Makes every descriptor beyond the standard streams close on exec.
+pub fn close_others_on_exec() -> Result<(), SyscallError> {
+    close_range(FIRST_OTHER_FD, RawFd::MAX, libc::CLOSE_RANGE_CLOEXEC)
+}
+
+fn close_range(first: RawFd, last: RawFd, flags: libc::c_uint) -> Result<(), SyscallError> {
+    // SAFETY: the callers say which descriptors nobody uses any more, or only change a flag.
+    if unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) } < 0 {
+        return Err(SyscallError::last(format!(
+            "close_range({first}, {last}, {flags:#x})"
+        )));
+    }
+    Ok(())
+}
 
 /// Ignores a signal from now on; the setting survives exec.
 pub fn ignore_signal(signal: i32) -> Result<(), SyscallError> {
