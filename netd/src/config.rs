@@ -1,0 +1,311 @@
+//! The command line, read once into final types. A wrong value is one sentence.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use rustix::thread::CapabilitySet;
+
+use crate::firewall::HostAccess;
+use crate::network::{InvalidValue, Subnet};
+
+const LONGEST_IFNAME: usize = 15;
+
+/// Owns the kernel's network state for containers.
+#[derive(Debug, Parser)]
+#[command(name = "linkspan-netd", version)]
+pub(crate) struct Arguments {
+    /// Directory for what must survive a reboot
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/linkspan")]
+    root: PathBuf,
+    /// Directory for the socket and for what a reboot may take
+    #[arg(long, value_name = "DIR", default_value = "/run/linkspan")]
+    run: PathBuf,
+    /// Name of the bridge
+    #[arg(long, value_name = "IFNAME", default_value = "linkspan0")]
+    bridge_name: String,
+    /// IPv4 subnet of the bridge [default: 172.17.0.0/16, or the next that is free]
+    #[arg(long, value_name = "CIDR")]
+    subnet: Option<String>,
+    /// IPv6 subnet of the bridge
+    #[arg(long, value_name = "CIDR", default_value = "fd17:6c69:6e6b::/64")]
+    subnet6: String,
+    /// Host ports to choose from when none is named
+    #[arg(long, value_name = "FIRST-LAST", default_value = "49153-65535")]
+    port_range: String,
+    /// How long a freed address rests before it is used again
+    #[arg(long, value_name = "SECONDS", default_value = "60")]
+    quarantine_seconds: String,
+    /// Whether containers may open connections to the host
+    #[arg(long, value_enum, default_value = "deny")]
+    host_access: HostAccessArgument,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum HostAccessArgument {
+    Deny,
+    Allow,
+}
+
+/// What netd was told.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    root: PathBuf,
+    run: PathBuf,
+    /// The name of the bridge.
+    pub(crate) bridge_name: String,
+    /// The IPv4 subnet; none means the first default that is free.
+    pub(crate) subnet: Option<Subnet<Ipv4Addr>>,
+    /// The IPv6 subnet.
+    pub(crate) subnet6: Subnet<Ipv6Addr>,
+    /// Where random host ports come from.
+    pub(crate) port_range: RangeInclusive<u16>,
+    /// How long a freed address rests.
+    pub(crate) quarantine: Duration,
+    /// Whether containers may open connections to the host itself.
+    pub(crate) host_access: HostAccess,
+}
+
+/// A directory that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DirectoryError {
+    /// It could not be made or looked at.
+    #[error("use the directory `{path}`")]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Others could replace what is in it.
+    #[error("the directory `{path}` must belong to root and be writable by nobody else")]
+    Unsafe {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+impl TryFrom<Arguments> for Config {
+    type Error = InvalidValue;
+
+    fn try_from(arguments: Arguments) -> Result<Self, InvalidValue> {
+        let Arguments {
+            root,
+            run,
+            bridge_name,
+            subnet,
+            subnet6,
+            port_range,
+            quarantine_seconds,
+            host_access,
+        } = arguments;
+        for (flag, path) in [("--root", &root), ("--run", &run)] {
+            if !path.is_absolute() {
+                return Err(InvalidValue(format!(
+                    "{flag} must be an absolute path, not {path:?}"
+                )));
+            }
+        }
+        let subnet = subnet.map(|text| parse_subnet(&text)).transpose()?;
+        let seconds = quarantine_seconds.parse().map_err(|_not_a_number| {
+            InvalidValue(format!(
+                "--quarantine-seconds must be a whole number of seconds, not {quarantine_seconds:?}"
+            ))
+        })?;
+        Ok(Self {
+            root,
+            run,
+            bridge_name: parse_ifname(bridge_name)?,
+            subnet,
+            subnet6: parse_subnet6(&subnet6)?,
+            port_range: parse_range(&port_range)?,
+            quarantine: Duration::from_secs(seconds),
+            host_access: match host_access {
+                HostAccessArgument::Deny => HostAccess::Deny,
+                HostAccessArgument::Allow => HostAccess::Allow,
+            },
+        })
+    }
+}
+
+impl Config {
+    /// The file of leases.
+    pub(crate) fn lease_file(&self) -> PathBuf {
+        self.root.join("net.db")
+    }
+
+    /// The file of endpoints.
+    pub(crate) fn endpoint_file(&self) -> PathBuf {
+        self.run.join("netd.db")
+    }
+
+    /// The socket.
+    pub(crate) fn socket_path(&self) -> PathBuf {
+        self.run.join("netd.sock")
+    }
+
+    /// The directory of pinned network namespaces.
+    pub(crate) fn netns_directory(&self) -> PathBuf {
+        self.run.join("netns")
+    }
+
+    /// Makes the directories, and refuses those that others could tamper with.
+    pub(crate) fn prepare_directories(&self) -> Result<(), DirectoryError> {
+        prepare(&self.root, 0o700)?;
+        prepare(&self.run, 0o755)
+    }
+}
+
+/// Whether the process may do what netd does.
+pub(crate) fn is_privileged() -> bool {
+    let needed = CapabilitySet::NET_ADMIN | CapabilitySet::SYS_ADMIN;
+    rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(needed))
+}
+
+/// The first line of a complaint about the command line, as a sentence of ours.
+pub(crate) fn first_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    line.strip_prefix("error: ").unwrap_or(line).to_owned()
+}
+
+fn prepare(path: &Path, mode: u32) -> Result<(), DirectoryError> {
+    const WRITABLE_BY_OTHERS: u32 = 0o022;
+    let failed = |source| DirectoryError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    if !path.exists() {
+        fs::create_dir_all(path)
+            .and_then(|()| fs::set_permissions(path, Permissions::from_mode(mode)))
+            .map_err(failed)?;
+    }
+    let found = fs::metadata(path).map_err(failed)?;
+    let ours = rustix::process::geteuid().as_raw();
+    if !found.is_dir() || found.uid() != ours || found.mode() & WRITABLE_BY_OTHERS != 0 {
+        return Err(DirectoryError::Unsafe {
+            path: path.to_owned(),
+        });
+    }
+    Ok(())
+}
+
+fn parse_ifname(text: String) -> Result<String, InvalidValue> {
+    let legal = text
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
+    let reserved = matches!(text.as_str(), "" | "." | ".." | "lo" | "all" | "default");
+    if legal && !reserved && text.len() <= LONGEST_IFNAME {
+        Ok(text)
+    } else {
+        Err(InvalidValue(format!(
+            "--bridge-name must be at most {LONGEST_IFNAME} letters, digits, `-`, `_` or `.`, not {text:?}"
+        )))
+    }
+}
+
+fn parse_subnet(text: &str) -> Result<Subnet<Ipv4Addr>, InvalidValue> {
+    let refuse = || {
+        InvalidValue(format!(
+            "--subnet must be an IPv4 network such as 172.17.0.0/16, from /8 to /29, not {text:?}"
+        ))
+    };
+    let (base, prefix) = text.split_once('/').ok_or_else(refuse)?;
+    let base: Ipv4Addr = base.parse().map_err(|_bad| refuse())?;
+    let prefix: u8 = prefix.parse().map_err(|_bad| refuse())?;
+    let is_network =
+        (8..=29).contains(&prefix) && base.to_bits().trailing_zeros() + u32::from(prefix) >= 32;
+    let is_usable = !base.is_loopback()
+        && !base.is_multicast()
+        && !base.is_link_local()
+        && !base.is_unspecified();
+    if is_network && is_usable {
+        Ok(Subnet { base, prefix })
+    } else {
+        Err(refuse())
+    }
+}
+
+fn parse_subnet6(text: &str) -> Result<Subnet<Ipv6Addr>, InvalidValue> {
+    let refuse = || {
+        InvalidValue(format!(
+            "--subnet6 must be an IPv6 network such as fd17:6c69:6e6b::/64, from /16 to /96, not {text:?}"
+        ))
+    };
+    let (base, prefix) = text.split_once('/').ok_or_else(refuse)?;
+    let base: Ipv6Addr = base.parse().map_err(|_bad| refuse())?;
+    let prefix: u8 = prefix.parse().map_err(|_bad| refuse())?;
+    let is_network =
+        (16..=96).contains(&prefix) && base.to_bits().trailing_zeros() + u32::from(prefix) >= 128;
+    let is_usable = !base.is_multicast() && !base.is_unicast_link_local() && !base.is_unspecified();
+    if is_network && is_usable {
+        Ok(Subnet { base, prefix })
+    } else {
+        Err(refuse())
+    }
+}
+
+fn parse_range(text: &str) -> Result<RangeInclusive<u16>, InvalidValue> {
+    let refuse = || {
+        InvalidValue(format!(
+            "--port-range must be two ports such as 49153-65535, the lower one first, not {text:?}"
+        ))
+    };
+    let (first, last) = text.split_once('-').ok_or_else(refuse)?;
+    let first: u16 = first.parse().map_err(|_bad| refuse())?;
+    let last: u16 = last.parse().map_err(|_bad| refuse())?;
+    if first == 0 || first > last {
+        Err(refuse())
+    } else {
+        Ok(first..=last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(arguments: &[&str]) -> Result<Config, String> {
+        let all = std::iter::once("linkspan-netd").chain(arguments.iter().copied());
+        let parsed = Arguments::try_parse_from(all).map_err(|error| first_line(&error))?;
+        Config::try_from(parsed).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        let config = config(&[]).unwrap();
+        assert_eq!(config.subnet, None);
+        assert_eq!(config.port_range, 49153..=65535);
+        assert_eq!(config.quarantine, Duration::from_secs(60));
+    }
+
+    #[test]
+    fn a_wrong_value_is_one_sentence_that_names_its_flag() {
+        for (flag, value) in [
+            ("--subnet", "172.17.0.0"),
+            ("--subnet", "172.17.0.1/16"),
+            ("--subnet", "10.0.0.0/30"),
+            ("--subnet", "127.0.0.0/8"),
+            ("--subnet6", "fd17::/120"),
+            ("--subnet6", "fe80::/64"),
+            ("--port-range", "9-8"),
+            ("--port-range", "0-9"),
+            ("--port-range", "1-70000"),
+            ("--bridge-name", "sixteen-letters-"),
+            ("--bridge-name", "br/0"),
+            ("--quarantine-seconds", "soon"),
+            ("--root", "relative"),
+            ("--host-access", "maybe"),
+        ] {
+            let sentence = config(&[flag, value]).unwrap_err();
+            assert!(sentence.contains(flag), "{sentence}");
+            assert!(!sentence.contains('\n'), "{sentence}");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! The rules of the bridge table: what a container may put on the wire.
+
+use super::{Chain, Hook, PREROUTING, Rule, SetName};
+use crate::firewall::expression::{
+    ARP_SENDER_IP, ARP_SENDER_MAC, ETHER_SOURCE, ETHER_TYPE, Family, Field, ICMP_TYPE, IP4_SOURCE,
+    IP6_SOURCE, NEIGHBOUR_TARGET, SOURCE_PORT, Sense,
+};
+
+const ARP: [u8; 2] = [0x08, 0x06];
+const IPV4: [u8; 2] = [0x08, 0x00];
+const IPV6: [u8; 2] = [0x86, 0xdd];
+const UDP: u8 = 17;
+const ICMPV6: u8 = 58;
+const ROUTER_ADVERTISEMENT: u8 = 134;
+const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+const REDIRECT: u8 = 137;
+const DHCP_SERVER: u16 = 67;
+const DHCPV6_SERVER: u16 = 547;
+
+/// The chain that every frame from a bridge port passes first.
+pub(super) fn prerouting() -> Chain {
+    let pinned4 = |mac, ip| {
+        Rule::new().lookup(
+            &[Field::IncomingIfname, mac, ip],
+            Sense::IsNot,
+            SetName::Pins4,
+        )
+    };
+    let pinned6 = |ip| {
+        Rule::new().lookup(
+            &[Field::IncomingIfname, ETHER_SOURCE, ip],
+            Sense::IsNot,
+            SetName::Pins6,
+        )
+    };
+    let ethernet = |kind: [u8; 2]| Rule::new().equals(ETHER_TYPE, &kind);
+    let after = |condition: Rule, then: Rule| {
+        let mut rule = condition;
+        rule.expressions.extend(then.expressions);
+        rule
+    };
+    let icmp6 = |kind: u8| ethernet(IPV6).protocol(ICMPV6).equals(ICMP_TYPE, &[kind]);
+    let server = |kind: [u8; 2], port: u16| {
+        ethernet(kind)
+            .protocol(UDP)
+            .equals(SOURCE_PORT, &port.to_be_bytes())
+            .drop()
+    };
+    Chain {
+        family: Family::Bridge,
+        name: "prerouting",
+        hook: Some(Hook {
+            kind: "filter",
+            number: PREROUTING,
+            priority: -300,
+        }),
+        rules: vec![
+            Rule::new()
+                .lookup(&[Field::IncomingIfname], Sense::IsNot, SetName::Ports)
+                .accept(),
+            after(ethernet(ARP), pinned4(ETHER_SOURCE, ARP_SENDER_IP)).drop(),
+            after(ethernet(ARP), pinned4(ARP_SENDER_MAC, ARP_SENDER_IP)).drop(),
+            ethernet(ARP).accept(),
+            after(ethernet(IPV4), pinned4(ETHER_SOURCE, IP4_SOURCE)).drop(),
+            server(IPV4, DHCP_SERVER),
+            ethernet(IPV4).accept(),
+            after(ethernet(IPV6), pinned6(IP6_SOURCE)).drop(),
+            icmp6(ROUTER_ADVERTISEMENT).drop(),
+            icmp6(REDIRECT).drop(),
+            after(icmp6(NEIGHBOUR_ADVERTISEMENT), pinned6(NEIGHBOUR_TARGET)).drop(),
+            server(IPV6, DHCPV6_SERVER),
+            ethernet(IPV6).accept(),
+            // VLAN tags, spanning tree, pause frames and whatever else there is.
+            Rule::new().drop(),
+        ],
+    }
+}

@@ -1,0 +1,168 @@
+//! A rule, written as a chain of conditions that ends in what is done.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use crate::firewall::expression::{
+    Expression, Family, Field, IFNAME_LENGTH, IP4_DESTINATION, IP4_SOURCE, IP6_DESTINATION,
+    IP6_SOURCE, Sense, Verdict,
+};
+use crate::firewall::table::SetName;
+use crate::network::Subnet;
+
+/// A rule of a chain. It counts what it drops.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Rule {
+    pub(super) expressions: Vec<Expression>,
+}
+
+/// Which address of a packet is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Source,
+    Destination,
+}
+
+impl Rule {
+    pub(super) fn new() -> Self {
+        Self {
+            expressions: Vec::new(),
+        }
+    }
+
+    pub(super) fn iif(self, sense: Sense, ifname: &str) -> Self {
+        self.device(Field::IncomingIfname, sense, ifname)
+    }
+
+    pub(super) fn oif(self, sense: Sense, ifname: &str) -> Self {
+        self.device(Field::OutgoingIfname, sense, ifname)
+    }
+
+    pub(super) fn family(self, family: Family) -> Self {
+        self.equals(Field::AddressFamily, &[family.number()])
+    }
+
+    pub(super) fn protocol(self, number: u8) -> Self {
+        self.equals(Field::TransportProtocol, &[number])
+    }
+
+    pub(super) fn equals(self, field: Field, value: &[u8]) -> Self {
+        self.compares(field, Sense::Is, value)
+    }
+
+    pub(super) fn compares(mut self, field: Field, sense: Sense, value: &[u8]) -> Self {
+        self.expressions.push(Expression::Load(field, 0));
+        self.expressions
+            .push(Expression::Compare(0, sense, value.to_vec()));
+        self
+    }
+
+    /// Holds if any of the bits of a number in machine order is set.
+    pub(super) fn any_bit(mut self, field: Field, bits: u32) -> Self {
+        self.expressions.push(Expression::Load(field, 0));
+        self.expressions
+            .push(Expression::Mask(0, bits.to_ne_bytes().to_vec()));
+        self.expressions
+            .push(Expression::Compare(0, Sense::IsNot, vec![0; 4]));
+        self
+    }
+
+    pub(super) fn in_subnet4(self, end: End, sense: Sense, subnet: Subnet<Ipv4Addr>) -> Self {
+        let field = if end == End::Source {
+            IP4_SOURCE
+        } else {
+            IP4_DESTINATION
+        };
+        let mask = u32::MAX
+            .checked_shl(32 - u32::from(subnet.prefix))
+            .unwrap_or(0);
+        self.family(Family::Ipv4)
+            .masked(field, sense, &mask.to_be_bytes(), &subnet.base.octets())
+    }
+
+    pub(super) fn in_subnet6(self, end: End, sense: Sense, subnet: Subnet<Ipv6Addr>) -> Self {
+        let field = if end == End::Source {
+            IP6_SOURCE
+        } else {
+            IP6_DESTINATION
+        };
+        let mask = u128::MAX
+            .checked_shl(128 - u32::from(subnet.prefix))
+            .unwrap_or(0);
+        self.family(Family::Ipv6)
+            .masked(field, sense, &mask.to_be_bytes(), &subnet.base.octets())
+    }
+
+    pub(super) fn not_in_subnet6(mut self, end: End, subnet: Subnet<Ipv6Addr>) -> Self {
+        // The family was compared by the condition before.
+        let other = Self::new().in_subnet6(end, Sense::IsNot, subnet);
+        self.expressions
+            .extend(other.expressions.into_iter().skip(2));
+        self
+    }
+
+    pub(super) fn lookup(mut self, fields: &[Field], sense: Sense, set: SetName) -> Self {
+        self.load_all(fields);
+        self.expressions
+            .push(Expression::Lookup(set.as_str(), 0, sense));
+        self
+    }
+
+    /// Rewrites the destination to what a map has for the fields.
+    pub(super) fn destination_nat(
+        mut self,
+        fields: &[Field],
+        family: Family,
+        map: SetName,
+    ) -> Self {
+        self.load_all(fields);
+        self.expressions.push(Expression::Map(map.as_str(), 0, 0));
+        let port = if family == Family::Ipv4 { 1 } else { 4 };
+        self.expressions
+            .push(Expression::DestinationNat(family, 0, port));
+        self
+    }
+
+    pub(super) fn masquerade(mut self) -> Self {
+        self.expressions.push(Expression::Masquerade);
+        self
+    }
+
+    pub(super) fn accept(mut self) -> Self {
+        self.expressions.push(Expression::Verdict(Verdict::Accept));
+        self
+    }
+
+    pub(super) fn drop(mut self) -> Self {
+        self.expressions.push(Expression::Counter);
+        self.expressions.push(Expression::Verdict(Verdict::Drop));
+        self
+    }
+
+    pub(super) fn goto(mut self, chain: &'static str) -> Self {
+        self.expressions
+            .push(Expression::Verdict(Verdict::Goto(chain)));
+        self
+    }
+
+    fn device(self, field: Field, sense: Sense, ifname: &str) -> Self {
+        let mut name = [0; IFNAME_LENGTH];
+        name[..ifname.len()].copy_from_slice(ifname.as_bytes());
+        self.compares(field, sense, &name)
+    }
+
+    fn masked(mut self, field: Field, sense: Sense, mask: &[u8], value: &[u8]) -> Self {
+        self.expressions.push(Expression::Load(field, 0));
+        self.expressions.push(Expression::Mask(0, mask.to_vec()));
+        self.expressions
+            .push(Expression::Compare(0, sense, value.to_vec()));
+        self
+    }
+
+    fn load_all(&mut self, fields: &[Field]) {
+        let mut register = 0;
+        for field in fields {
+            self.expressions.push(Expression::Load(*field, register));
+            register += field.words();
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Network devices: the bridge, veth pairs, bridge ports.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use super::message::{Message, attribute, attributes, text, u32_at};
+use super::socket::{NetlinkError, NetlinkSocket, Reply};
+use crate::network::MacAddress;
+
+const FIXED_LENGTH: usize = 16;
+const UP: u32 = 1;
+
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_IFALIAS: u16 = 20;
+const IFLA_AF_SPEC: u16 = 26;
+const IFLA_NET_NS_FD: u16 = 28;
+
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const VETH_INFO_PEER: u16 = 1;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+const ADDR_GEN_MODE_NONE: u8 = 1;
+
+const IFLA_BR_STP_STATE: u16 = 5;
+const IFLA_BR_MCAST_SNOOPING: u16 = 23;
+
+const IFLA_BRPORT_GUARD: u16 = 5;
+const IFLA_BRPORT_LEARNING: u16 = 8;
+const IFLA_BRPORT_UNICAST_FLOOD: u16 = 9;
+const IFLA_BRPORT_MCAST_FLOOD: u16 = 27;
+const IFLA_BRPORT_BCAST_FLOOD: u16 = 30;
+const IFLA_BRPORT_NEIGH_SUPPRESS: u16 = 32;
+const IFLA_BRPORT_ISOLATED: u16 = 33;
+
+/// A device as the kernel shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Device {
+    /// The index.
+    pub(crate) index: u32,
+    /// The name.
+    pub(crate) name: String,
+    /// The stamp that its maker left.
+    pub(crate) alias: String,
+    /// The kind, such as `bridge`; empty for hardware.
+    pub(crate) kind: String,
+}
+
+/// What a veth pair is to look like.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct VethPair<'a> {
+    /// The name of the host end.
+    pub(crate) host_ifname: &'a str,
+    /// The name of the container end.
+    pub(crate) container_ifname: &'a str,
+    /// The address of the container end.
+    pub(crate) mac: MacAddress,
+    /// The namespace of the container end.
+    pub(crate) netns: BorrowedFd<'a>,
+}
+
+/// Creates a bridge without spanning tree and multicast snooping.
+pub(crate) fn create_bridge(name: &str, mac: MacAddress) -> Message {
+    let mut message = Message::new(
+        libc::RTM_NEWLINK,
+        libc::NLM_F_CREATE | libc::NLM_F_EXCL,
+        &fixed(0, 0),
+    );
+    message
+        .put_text(IFLA_IFNAME, name)
+        .put(IFLA_ADDRESS, &mac.octets());
+    message.nest(IFLA_LINKINFO, |info| {
+        info.put_text(IFLA_INFO_KIND, "bridge")
+            .nest(IFLA_INFO_DATA, |data| {
+                data.put_u32(IFLA_BR_STP_STATE, 0)
+                    .put_u8(IFLA_BR_MCAST_SNOOPING, 0);
+            });
+    });
+    message
+}
+
+/// Creates a veth pair, the other end already in its namespace.
+pub(crate) fn create_veth(pair: VethPair<'_>) -> Message {
+    let mut message = Message::new(
+        libc::RTM_NEWLINK,
+        libc::NLM_F_CREATE | libc::NLM_F_EXCL,
+        &fixed(0, 0),
+    );
+    message.put_text(IFLA_IFNAME, pair.host_ifname);
+    message.nest(IFLA_LINKINFO, |info| {
+        info.put_text(IFLA_INFO_KIND, "veth")
+            .nest(IFLA_INFO_DATA, |data| {
+                data.nest(VETH_INFO_PEER, |peer| {
+                    peer.raw(&fixed(0, 0))
+                        .put_text(IFLA_IFNAME, pair.container_ifname)
+                        .put(IFLA_ADDRESS, &pair.mac.octets())
+                        .put(IFLA_NET_NS_FD, &pair.netns.as_raw_fd().to_ne_bytes());
+                });
+            });
+    });
+    message
+}
+
+/// Stamps a device, makes it a port of a bridge, and gives it no IPv6 address.
+pub(crate) fn enslave(ifname: &str, alias: &str, bridge_index: u32) -> Message {
+    let mut message = Message::new(libc::RTM_NEWLINK, 0, &fixed(0, 0));
+    message
+        .put_text(IFLA_IFNAME, ifname)
+        .put_text(IFLA_IFALIAS, alias)
+        .put_u32(IFLA_MASTER, bridge_index)
+        .nest(IFLA_AF_SPEC, |families| {
+            families.nest(
+                libc::AF_INET6.unsigned_abs().try_into().unwrap_or(10),
+                |inet6| {
+                    inet6.put_u8(IFLA_INET6_ADDR_GEN_MODE, ADDR_GEN_MODE_NONE);
+                },
+            );
+        });
+    message
+}
+
+/// Isolates a bridge port, closes it to everything flooded, and brings it up. The
+/// kernel sets the flags before it starts the port.
+pub(crate) fn isolate_and_start(ifname: &str) -> Message {
+    let mut message = Message::new(libc::RTM_NEWLINK, 0, &fixed(0, UP));
+    message
+        .put_text(IFLA_IFNAME, ifname)
+        .nest(IFLA_LINKINFO, |info| {
+            info.put_text(IFLA_INFO_SLAVE_KIND, "bridge")
+                .nest(IFLA_INFO_SLAVE_DATA, |port| {
+                    port.put_u8(IFLA_BRPORT_ISOLATED, 1)
+                        .put_u8(IFLA_BRPORT_LEARNING, 0)
+                        .put_u8(IFLA_BRPORT_GUARD, 1)
+                        .put_u8(IFLA_BRPORT_NEIGH_SUPPRESS, 0)
+                        .put_u8(IFLA_BRPORT_UNICAST_FLOOD, 0)
+                        .put_u8(IFLA_BRPORT_MCAST_FLOOD, 0)
+                        .put_u8(IFLA_BRPORT_BCAST_FLOOD, 0);
+                });
+        });
+    message
+}
+
+/// Sets a device's stamp.
+pub(crate) fn stamp(index: u32, alias: &str) -> Message {
+    let mut message = Message::new(libc::RTM_SETLINK, 0, &fixed(index, 0));
+    message.put_text(IFLA_IFALIAS, alias);
+    message
+}
+
+/// Brings a device up.
+pub(crate) fn start(index: u32) -> Message {
+    Message::new(libc::RTM_SETLINK, 0, &fixed(index, UP))
+}
+
+/// Deletes a device, and with a veth end the other end.
+pub(crate) fn delete(index: u32) -> Message {
+    Message::new(libc::RTM_DELLINK, 0, &fixed(index, 0))
+}
+
+/// The device of this name.
+pub(crate) fn find(socket: &mut NetlinkSocket, name: &str) -> Result<Option<Device>, NetlinkError> {
+    let mut message = Message::new(libc::RTM_GETLINK, 0, &fixed(0, 0));
+    message.put_text(IFLA_IFNAME, name);
+    match socket.query(message) {
+        Ok(replies) => Ok(replies.iter().find_map(device)),
+        Err(error) if error.is_absent() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// All devices of the namespace.
+pub(crate) fn list(socket: &mut NetlinkSocket) -> Result<Vec<Device>, NetlinkError> {
+    let message = Message::new(libc::RTM_GETLINK, libc::NLM_F_DUMP, &fixed(0, 0));
+    Ok(socket.dump(message)?.iter().filter_map(device).collect())
+}
+
+fn device(reply: &Reply) -> Option<Device> {
+    if reply.kind != libc::RTM_NEWLINK {
+        return None;
+    }
+    let mut found = Device {
+        index: u32_at(&reply.payload, 4)?,
+        name: String::new(),
+        alias: String::new(),
+        kind: String::new(),
+    };
+    for (kind, value) in attributes(reply.payload.get(FIXED_LENGTH..)?) {
+        match kind {
+            IFLA_IFNAME => found.name = text(value),
+            IFLA_IFALIAS => found.alias = text(value),
+            IFLA_LINKINFO => {
+                found.kind = attribute(value, IFLA_INFO_KIND)
+                    .map(text)
+                    .unwrap_or_default();
+            }
+            _ => {}
+        }
+    }
+    Some(found)
+}
+
+/// `struct ifinfomsg`: the flags given are the only ones changed.
+fn fixed(index: u32, flags: u32) -> [u8; FIXED_LENGTH] {
+    let mut bytes = [0; FIXED_LENGTH];
+    bytes[4..8].copy_from_slice(&index.to_ne_bytes());
+    bytes[8..12].copy_from_slice(&flags.to_ne_bytes());
+    bytes[12..16].copy_from_slice(&flags.to_ne_bytes());
+    bytes
+}

@@ -1,0 +1,141 @@
+//! Routes.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use super::message::{Message, attribute, u32_at};
+use super::socket::{NetlinkError, NetlinkSocket};
+
+const FIXED_LENGTH: usize = 12;
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const TABLE_MAIN: u8 = 254;
+const TABLE_LOCAL: u8 = 255;
+const PROTOCOL_STATIC: u8 = 4;
+const SCOPE_UNIVERSE: u8 = 0;
+const SCOPE_LINK: u8 = 253;
+const TYPE_UNICAST: u8 = 1;
+const TYPE_LOCAL: u8 = 2;
+
+/// A route of the main table, as far as overlaps are concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Route {
+    /// The destination.
+    pub(crate) destination: IpAddr,
+    /// The length of its prefix.
+    pub(crate) prefix: u8,
+    /// The device.
+    pub(crate) index: u32,
+}
+
+/// A default route through a gateway.
+pub(crate) fn default_via(gateway: IpAddr, index: u32) -> Message {
+    let fixed = [
+        family(gateway),
+        0,
+        0,
+        0,
+        TABLE_MAIN,
+        PROTOCOL_STATIC,
+        SCOPE_UNIVERSE,
+        TYPE_UNICAST,
+    ];
+    let mut message = add(fixed);
+    message
+        .put(RTA_GATEWAY, &octets(gateway))
+        .put_u32(RTA_OIF, index);
+    message
+}
+
+/// A route to one host that is on the link.
+pub(crate) fn on_link(host: IpAddr, index: u32) -> Message {
+    let length = u8::try_from(octets(host).len() * 8).expect("an address has at most 128 bits");
+    let fixed = [
+        family(host),
+        length,
+        0,
+        0,
+        TABLE_MAIN,
+        PROTOCOL_STATIC,
+        SCOPE_LINK,
+        TYPE_UNICAST,
+    ];
+    let mut message = add(fixed);
+    message.put(RTA_DST, &octets(host)).put_u32(RTA_OIF, index);
+    message
+}
+
+/// A second local route to `::1`, through a device: the kernel looks loopback up
+/// strictly by device, and a translated reply comes in by this one.
+pub(crate) fn loopback_through(index: u32) -> Message {
+    let host = IpAddr::V6(Ipv6Addr::LOCALHOST);
+    let fixed = [
+        family(host),
+        128,
+        0,
+        0,
+        TABLE_LOCAL,
+        PROTOCOL_STATIC,
+        SCOPE_UNIVERSE,
+        TYPE_LOCAL,
+    ];
+    let mut message = add(fixed);
+    message.put(RTA_DST, &octets(host)).put_u32(RTA_OIF, index);
+    message
+}
+
+/// The routes of the main tables of both families that have a destination.
+pub(crate) fn list(socket: &mut NetlinkSocket) -> Result<Vec<Route>, NetlinkError> {
+    let request = Message::new(libc::RTM_GETROUTE, libc::NLM_F_DUMP, &[0; FIXED_LENGTH]);
+    let replies = socket.dump(request)?;
+    Ok(replies
+        .iter()
+        .filter(|reply| reply.payload.get(4) == Some(&TABLE_MAIN))
+        .filter_map(|reply| {
+            let rest = reply.payload.get(FIXED_LENGTH..)?;
+            Some(Route {
+                destination: ip(attribute(rest, RTA_DST)?)?,
+                prefix: *reply.payload.get(1)?,
+                index: attribute(rest, RTA_OIF)
+                    .and_then(|value| u32_at(value, 0))
+                    .unwrap_or(0),
+            })
+        })
+        .collect())
+}
+
+/// The address family of an address.
+pub(crate) fn family(ip: IpAddr) -> u8 {
+    let number = if ip.is_ipv4() {
+        libc::AF_INET
+    } else {
+        libc::AF_INET6
+    };
+    u8::try_from(number).expect("address families are small numbers")
+}
+
+/// The bytes of an address.
+pub(crate) fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
+}
+
+/// The address in these bytes.
+pub(crate) fn ip(bytes: &[u8]) -> Option<IpAddr> {
+    if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
+        return Some(IpAddr::from(octets));
+    }
+    Some(IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?))
+}
+
+fn add(fixed: [u8; 8]) -> Message {
+    let mut bytes = [0; FIXED_LENGTH];
+    bytes[..8].copy_from_slice(&fixed);
+    Message::new(
+        libc::RTM_NEWROUTE,
+        libc::NLM_F_CREATE | libc::NLM_F_REPLACE,
+        &bytes,
+    )
+}

@@ -1,0 +1,197 @@
+//! The network: what is attached to it, and the one thread that changes it.
+//!
+//! ```text
+//!  server ── Handle ── bounded queue ──> Owner (a thread)
+//!     ▲                                    │ plan: leases, ports, elements   (pure)
+//!     │                                    │ row: what is about to be done
+//!     │                                    │ effect: netns, firewall, devices
+//!     └──── Registry, Change <─────────────┘ row: what is
+//! ```
+//!
+//! **Invariant:** only the owner writes to the kernel, and it writes down what it is about
+//! to do first. A crash at any step is finished or rolled back by the next start.
+//! Reads never queue: they see the last published [`Registry`].
+
+pub(crate) mod bridge;
+pub(crate) mod device;
+pub(crate) mod error;
+pub(crate) mod holder;
+pub(crate) mod model;
+pub(crate) mod owner;
+pub(crate) mod port;
+pub(crate) mod recover;
+pub(crate) mod registry;
+
+use std::io;
+use std::sync::Arc;
+use std::thread;
+
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+pub(crate) use error::NetworkError;
+pub(crate) use model::{
+    Addresses, AttachRequest, Endpoint, EndpointId, HostPort, InvalidValue, Link, MacAddress, Name,
+    Port, PortMapping, Protocol, PublishedPort, Subnet, Subnets,
+};
+pub(crate) use owner::Owner;
+pub(crate) use registry::Registry;
+
+/// The name of the network that is always there.
+pub(crate) const DEFAULT_NETWORK: &str = "bridge";
+
+const QUEUE_LENGTH: usize = 64;
+const CHANGES_KEPT: usize = 256;
+
+/// A change of what is attached, with the generation of the registry that first has it.
+#[derive(Debug, Clone)]
+pub(crate) struct Change {
+    /// The generation.
+    pub(crate) generation: u64,
+    /// What happened.
+    pub(crate) kind: ChangeKind,
+}
+
+/// What happened.
+#[derive(Debug, Clone)]
+pub(crate) enum ChangeKind {
+    /// An endpoint is there, or has another name.
+    Attached(Arc<Endpoint>),
+    /// An endpoint is gone.
+    Detached(EndpointId),
+}
+
+/// A request to the owner.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// Attach an endpoint.
+    Attach(
+        Box<AttachRequest>,
+        oneshot::Sender<Result<Arc<Endpoint>, NetworkError>>,
+    ),
+    /// Detach an endpoint.
+    Detach(
+        EndpointId,
+        LeaseFate,
+        oneshot::Sender<Result<(), NetworkError>>,
+    ),
+    /// Move a lease and the links to it from one name to another.
+    Rename(Name, Name, oneshot::Sender<Result<(), NetworkError>>),
+    /// Give a lease back.
+    Release(Name, oneshot::Sender<Result<(), NetworkError>>),
+}
+
+/// What becomes of the lease when an endpoint is detached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LeaseFate {
+    /// It stays with the name.
+    Kept,
+    /// It is given back.
+    Released,
+}
+
+/// The way to the owner, and to what it published last.
+#[derive(Debug, Clone)]
+pub(crate) struct Handle {
+    requests: mpsc::Sender<Request>,
+    registry: watch::Receiver<Arc<Registry>>,
+    changes: broadcast::Sender<Change>,
+}
+
+impl Handle {
+    /// Attaches an endpoint.
+    pub(crate) async fn attach(
+        &self,
+        request: AttachRequest,
+    ) -> Result<Arc<Endpoint>, NetworkError> {
+        self.ask(|reply| Request::Attach(Box::new(request), reply))
+            .await
+    }
+
+    /// Detaches an endpoint.
+    pub(crate) async fn detach(
+        &self,
+        id: EndpointId,
+        lease: LeaseFate,
+    ) -> Result<(), NetworkError> {
+        self.ask(|reply| Request::Detach(id, lease, reply)).await
+    }
+
+    /// Moves a lease and the links to it from one name to another.
+    pub(crate) async fn rename(&self, name: Name, new_name: Name) -> Result<(), NetworkError> {
+        self.ask(|reply| Request::Rename(name, new_name, reply))
+            .await
+    }
+
+    /// Gives a lease back.
+    pub(crate) async fn release(&self, name: Name) -> Result<(), NetworkError> {
+        self.ask(|reply| Request::Release(name, reply)).await
+    }
+
+    /// What is attached.
+    pub(crate) fn registry(&self) -> Arc<Registry> {
+        Arc::clone(&self.registry.borrow())
+    }
+
+    /// Changes from now on.
+    pub(crate) fn changes(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+
+    async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<T, NetworkError>>) -> Request,
+    ) -> Result<T, NetworkError> {
+        let (reply, answer) = oneshot::channel();
+        self.requests
+            .send(request(reply))
+            .await
+            .map_err(|_closed| NetworkError::ShuttingDown)?;
+        answer.await.map_err(|_closed| NetworkError::ShuttingDown)?
+    }
+}
+
+/// What the owner publishes to.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    registry: watch::Sender<Arc<Registry>>,
+    changes: broadcast::Sender<Change>,
+}
+
+impl Publisher {
+    /// Publishes a registry, and then what changed in it.
+    pub(crate) fn publish(&self, registry: &Registry, kind: ChangeKind) {
+        self.registry.send_replace(Arc::new(registry.clone()));
+        // No watcher is no error.
+        drop(self.changes.send(Change {
+            generation: registry.generation(),
+            kind,
+        }));
+    }
+}
+
+/// Starts the owner on a thread of its own. It ends when the last handle is gone and
+/// every queued request is answered.
+pub(crate) fn spawn(mut owner: Owner) -> io::Result<(Handle, thread::JoinHandle<()>)> {
+    let (requests, mut queue) = mpsc::channel(QUEUE_LENGTH);
+    let (registry, latest) = watch::channel(Arc::new(owner.registry().clone()));
+    let (changes, _) = broadcast::channel(CHANGES_KEPT);
+    let publisher = Publisher {
+        registry,
+        changes: changes.clone(),
+    };
+    let thread = thread::Builder::new()
+        .name("network".to_owned())
+        .spawn(move || {
+            while let Some(request) = queue.blocking_recv() {
+                owner.handle(request, &publisher);
+            }
+        })?;
+    Ok((
+        Handle {
+            requests,
+            registry: latest,
+            changes,
+        },
+        thread,
+    ))
+}

@@ -1,0 +1,178 @@
+//! The devices of one endpoint: a veth pair, one end a closed port of the bridge, the
+//! other `eth0` in the container's namespace.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::os::fd::AsFd;
+
+use super::error::{NetworkError, device};
+use super::model::{ALIAS_PREFIX, Endpoint, EndpointId, Subnets};
+use crate::netlink::address::Address;
+use crate::netlink::link::VethPair;
+use crate::netlink::{Message, NetlinkSocket, address, link, neighbour, route};
+use crate::netns::Netns;
+use crate::sysctl;
+
+/// The name of the device in the container.
+const CONTAINER_IFNAME: &str = "eth0";
+/// The loopback device is the first of every namespace.
+const LOOPBACK_INDEX: u32 = 1;
+
+/// Makes the pair and brings both ends up.
+pub(crate) fn create(
+    socket: &mut NetlinkSocket,
+    mut netns: Netns,
+    bridge_index: u32,
+    endpoint: &Endpoint,
+    subnets: &Subnets,
+) -> Result<(), NetworkError> {
+    let ifname = endpoint.id.ifname();
+    let pair = VethPair {
+        host_ifname: &ifname,
+        container_ifname: CONTAINER_IFNAME,
+        mac: endpoint.addresses.mac(),
+        netns: netns.fd.as_fd(),
+    };
+    socket
+        .execute(vec![link::create_veth(pair)])
+        .map_err(device("create the devices"))?;
+    configure_container(&mut netns.socket, endpoint, subnets)?;
+    connect(socket, bridge_index, endpoint)
+}
+
+/// Makes the host end a closed port of the bridge, again if need be.
+pub(crate) fn connect(
+    socket: &mut NetlinkSocket,
+    bridge_index: u32,
+    endpoint: &Endpoint,
+) -> Result<(), NetworkError> {
+    let ifname = endpoint.id.ifname();
+    socket
+        .execute(vec![link::enslave(
+            &ifname,
+            &endpoint.id.alias(),
+            bridge_index,
+        )])
+        .map_err(device("connect the bridge port"))?;
+    sysctl::write(&format!("ipv6/conf/{ifname}/disable_ipv6"), "1")?;
+    let port = link::find(socket, &ifname)
+        .map_err(device("look for the bridge port"))?
+        .ok_or_else(|| device("look for the bridge port")(gone()))?;
+    let mac = endpoint.addresses.mac();
+    let mut messages = vec![
+        link::isolate_and_start(&ifname),
+        neighbour::forward(port.index, mac),
+    ];
+    messages.extend(own_ips(endpoint).map(|ip| neighbour::resolve(bridge_index, ip, mac)));
+    socket
+        .execute(messages)
+        .map_err(device("close the bridge port"))
+}
+
+/// Removes the pair, if it is there and bears our stamp.
+pub(crate) fn remove(socket: &mut NetlinkSocket, id: &EndpointId) -> Result<(), NetworkError> {
+    let found = link::find(socket, &id.ifname()).map_err(device("look for the bridge port"))?;
+    // A pair that was just made has no stamp yet: the kernel stamps only what exists.
+    let Some(found) = found.filter(|device| device.alias.is_empty() || device.alias == id.alias())
+    else {
+        return Ok(());
+    };
+    tolerate_absence(socket, link::delete(found.index), "remove the devices")
+}
+
+/// Forgets where the addresses of an endpoint are.
+pub(crate) fn forget(
+    socket: &mut NetlinkSocket,
+    bridge_index: u32,
+    endpoint: &Endpoint,
+) -> Result<(), NetworkError> {
+    own_ips(endpoint).try_for_each(|ip| {
+        tolerate_absence(
+            socket,
+            neighbour::forget(bridge_index, ip),
+            "forget the addresses",
+        )
+    })
+}
+
+/// Whether the host end of an endpoint is there.
+pub(crate) fn exists(socket: &mut NetlinkSocket, id: &EndpointId) -> Result<bool, NetworkError> {
+    let found = link::find(socket, &id.ifname()).map_err(device("look for the bridge port"))?;
+    Ok(found.is_some_and(|device| device.alias == id.alias()))
+}
+
+/// Removes every pair with our stamp that no endpoint claims.
+pub(crate) fn remove_orphans(
+    socket: &mut NetlinkSocket,
+    is_claimed: impl Fn(&str) -> bool,
+) -> Result<(), NetworkError> {
+    for found in link::list(socket).map_err(device("list devices"))? {
+        let Some(id) = found.alias.strip_prefix(ALIAS_PREFIX) else {
+            continue;
+        };
+        if found.kind == "veth" && !is_claimed(id) {
+            tracing::info!(ifname = found.name, "orphaned device removed");
+            tolerate_absence(socket, link::delete(found.index), "remove the devices")?;
+        }
+    }
+    Ok(())
+}
+
+fn configure_container(
+    socket: &mut NetlinkSocket,
+    endpoint: &Endpoint,
+    subnets: &Subnets,
+) -> Result<(), NetworkError> {
+    let act = "configure the container's device";
+    let found = link::find(socket, CONTAINER_IFNAME).map_err(device(act))?;
+    let index = found.ok_or_else(|| device(act)(gone()))?.index;
+    let gateway = subnets.gateway();
+    let ipv4 = Address {
+        ip: endpoint.addresses.ipv4.into(),
+        prefix: subnets.ipv4.prefix,
+    };
+    // No other address is a neighbour: all IPv6 goes through the gateway.
+    let ipv6 = Address {
+        ip: endpoint.addresses.ipv6.into(),
+        prefix: 128,
+    };
+    socket
+        .execute(vec![
+            link::start(LOOPBACK_INDEX),
+            address::add(index, ipv4),
+            address::add(index, ipv6),
+            link::start(index),
+            route::default_via(gateway.ipv4.into(), index),
+            route::on_link(gateway.ipv6.into(), index),
+            route::default_via(gateway.ipv6.into(), index),
+        ])
+        .map_err(device(act))
+}
+
+fn own_ips(endpoint: &Endpoint) -> impl Iterator<Item = IpAddr> + use<> {
+    let link_local: Ipv6Addr = endpoint.addresses.mac().link_local();
+    [
+        endpoint.addresses.ipv4.into(),
+        endpoint.addresses.ipv6.into(),
+        link_local.into(),
+    ]
+    .into_iter()
+}
+
+fn tolerate_absence(
+    socket: &mut NetlinkSocket,
+    message: Message,
+    act: &'static str,
+) -> Result<(), NetworkError> {
+    match socket.execute(vec![message]) {
+        Err(error) if !error.is_absent() => Err(device(act)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// A device that was made a moment ago is not there.
+fn gone() -> crate::netlink::NetlinkError {
+    crate::netlink::NetlinkError::Socket {
+        act: "find the device",
+        source: std::io::Error::from_raw_os_error(libc::ENODEV),
+    }
+}

@@ -1,0 +1,82 @@
+//! The stream of endpoints: a snapshot, then changes; a new snapshot for who fell behind.
+
+use std::pin::Pin;
+
+use futures_util::stream::{self, Stream};
+use linkspan_proto::net_v1 as wire;
+use linkspan_proto::net_v1::watch_endpoints_response::Change as WireChange;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::{NetworkInfo, convert};
+use crate::network::{Change, ChangeKind, Handle};
+
+/// What a watcher receives.
+pub(super) type WatchStream =
+    Pin<Box<dyn Stream<Item = Result<wire::WatchEndpointsResponse, Status>> + Send>>;
+
+/// Starts a watch; it ends when netd stops.
+pub(super) fn stream(
+    handle: Handle,
+    info: NetworkInfo,
+    stopping: CancellationToken,
+) -> WatchStream {
+    // Subscribed before the first snapshot is taken, so that no change falls between.
+    let changes = handle.changes();
+    let watcher = Watcher {
+        handle,
+        info,
+        changes,
+        seen: None,
+    };
+    Box::pin(stream::unfold(
+        (watcher, stopping),
+        async |(mut watcher, stopping)| {
+            let change = stopping.run_until_cancelled(watcher.next()).await??;
+            let response = wire::WatchEndpointsResponse {
+                change: Some(change),
+            };
+            Some((Ok(response), (watcher, stopping)))
+        },
+    ))
+}
+
+struct Watcher {
+    handle: Handle,
+    info: NetworkInfo,
+    changes: broadcast::Receiver<Change>,
+    /// The generation that the watcher knows of; none if it must begin anew.
+    seen: Option<u64>,
+}
+
+impl Watcher {
+    /// The next thing to tell, or none when the network is gone.
+    async fn next(&mut self) -> Option<WireChange> {
+        loop {
+            let Some(seen) = self.seen else {
+                let registry = self.handle.registry();
+                self.seen = Some(registry.generation());
+                let endpoints = convert::endpoints(&registry, &self.info);
+                return Some(WireChange::Snapshot(wire::EndpointSnapshot { endpoints }));
+            };
+            match self.changes.recv().await {
+                // The snapshot has it already.
+                Ok(change) if change.generation <= seen => {}
+                Ok(change) => return Some(self.tell(&change)),
+                Err(RecvError::Lagged(_)) => self.seen = None,
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    }
+
+    fn tell(&self, change: &Change) -> WireChange {
+        match &change.kind {
+            ChangeKind::Attached(endpoint) => {
+                WireChange::Attached(convert::endpoint(endpoint, &self.info))
+            }
+            ChangeKind::Detached(id) => WireChange::DetachedId(id.to_string()),
+        }
+    }
+}
