@@ -197,16 +197,21 @@ impl Container {
         }
         check_resources(spec.resources.as_ref())?;
         Ok(Self {
-            rootfs: rootfs(spec.rootfs.ok_or(SpecError::Missing("root filesystem"))?)?,
+            rootfs: rootfs(
+                spec.rootfs
+                    .as_ref()
+                    .ok_or(SpecError::Missing("root filesystem"))?,
+            )?,
             process: Process::from_wire(spec.process.ok_or(SpecError::Missing("process"))?)?,
             hostname: without_nul("host name", spec.hostname)?,
             domainname: without_nul("domain name", spec.domainname)?,
-            binds: spec.binds.into_iter().map(bind).collect::<Result<_, _>>()?,
+            binds: spec.binds.iter().map(bind).collect::<Result<_, _>>()?,
             tmpfs: spec.tmpfs.iter().map(tmpfs).collect::<Result<_, _>>()?,
             resources: spec.resources.unwrap_or_default(),
             cgroup_path: cgroup_path(&spec.cgroup_path)?,
             log: spec
                 .log
+                .as_ref()
                 .filter(|log| !log.path.is_empty())
                 .map(log)
                 .transpose()?,
@@ -290,7 +295,7 @@ pub(crate) fn cgroup_path(path: &str) -> Result<PathBuf, SpecError> {
     Ok(below)
 }
 
-fn rootfs(rootfs: wire::RootFilesystem) -> Result<Rootfs, SpecError> {
+fn rootfs(rootfs: &wire::RootFilesystem) -> Result<Rootfs, SpecError> {
     if rootfs.lower_dirs.is_empty() {
         return Err(SpecError::Missing("layer"));
     }
@@ -302,7 +307,7 @@ fn rootfs(rootfs: wire::RootFilesystem) -> Result<Rootfs, SpecError> {
     })
 }
 
-fn bind(bind: wire::BindMount) -> Result<Bind, SpecError> {
+fn bind(bind: &wire::BindMount) -> Result<Bind, SpecError> {
     Ok(Bind {
         source: absolute("bind source", &bind.source)?,
         target: mount_target(&bind.target)?,
@@ -341,7 +346,7 @@ fn tmpfs(mount: &wire::TmpfsMount) -> Result<Tmpfs, SpecError> {
     Ok(plan)
 }
 
-fn log(log: wire::LogSpec) -> Result<Log, SpecError> {
+fn log(log: &wire::LogSpec) -> Result<Log, SpecError> {
     Ok(Log {
         path: absolute("log", &log.path)?,
         max_bytes: match log.max_size_bytes {

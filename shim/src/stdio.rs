@@ -112,7 +112,9 @@ impl Stdio {
     /// Connects one more client. Its descriptors become non-blocking.
     pub(crate) fn attach(&mut self, client: ClientStreams) {
         let usable = |fd: &OwnedFd| ioctl_fionbio(fd, true).is_ok();
-        self.input.clients.extend(client.stdin.filter(usable));
+        if self.input.mode != Stdin::Null {
+            self.input.clients.extend(client.stdin.filter(usable));
+        }
         for (output, fd) in self.outputs.iter_mut().zip([client.stdout, client.stderr]) {
             output.clients.extend(fd.filter(usable).map(|fd| Client {
                 fd,
@@ -208,8 +210,10 @@ impl Stdio {
 
 impl Input {
     fn pump(&mut self, is_terminal: bool) {
-        if self.flush().is_err() || self.sink.as_ref().is_none_or(is_hung_up) && !is_terminal {
-            self.close();
+        let Some(sink) = &self.sink else { return };
+        // A terminal hangs up and comes back; only writing to it tells.
+        if !is_terminal && is_hung_up(sink) || self.flush().is_err() {
+            return self.close();
         }
         let mut buffer = [0; CHUNK];
         let mut index = 0;
@@ -258,6 +262,7 @@ impl Input {
 
     /// Nobody will be read from any more; clients that write notice by EPIPE.
     fn close(&mut self) {
+        self.mode = Stdin::Null;
         self.sink = None;
         self.clients.clear();
         self.pending = Vec::new();

@@ -339,10 +339,13 @@ impl Supervisor {
         let Some(process) = self.processes.iter_mut().find(|process| process.key == key) else {
             return;
         };
-        let (Some(exit_code), false) = (process.status, process.stage.is_some()) else {
+        let (Some(exit_code), None) = (process.status, &process.stage) else {
             return;
         };
-        process.child = None;
+        if process.child.take().is_none() {
+            // Told already.
+            return;
+        }
         let log = self
             .container
             .as_mut()

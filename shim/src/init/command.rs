@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn the_home_directory_is_filled_in_unless_named() {
         let process = |env: &[&str]| {
-            crate::spec::Process::from_wire(linkspan_proto::shim_v1::ProcessSpec {
+            Process::from_wire(linkspan_proto::shim_v1::ProcessSpec {
                 args: vec!["sh".into()],
                 env: env.iter().map(|&entry| entry.into()).collect(),
                 ..Default::default()

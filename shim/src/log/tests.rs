@@ -94,10 +94,12 @@ fn a_full_disk_loses_records_but_not_the_container() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn prop_the_texts_are_what_was_written(
         chunks in prop::collection::vec(
-            prop::collection::vec(prop_oneof![4 => any::<u8>(), 1 => Just(b'\n')], 0..9000), 0..8,
+            prop::collection::vec(prop_oneof![4 => any::<u8>(), 1 => Just(b'\n')], 0..2000), 0..6,
         )
     ) {
         let mut line = Line::default();

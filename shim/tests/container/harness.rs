@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -60,36 +59,31 @@ pub(crate) fn available(test: &str) -> bool {
     true
 }
 
-/// A root filesystem of busybox, made once.
-fn layer() -> &'static Path {
-    static LAYER: OnceLock<PathBuf> = OnceLock::new();
-    LAYER.get_or_init(|| {
-        let root = PathBuf::from(format!("/tmp/linkspan-shim-layer-{}", std::process::id()));
-        for directory in ["bin", "etc", "tmp", "root"] {
-            fs::create_dir_all(root.join(directory)).unwrap();
-        }
-        fs::copy(BUSYBOX, root.join("bin/busybox")).unwrap();
-        let list = Command::new(BUSYBOX).arg("--list").output().unwrap().stdout;
-        for applet in String::from_utf8(list)
-            .unwrap()
-            .lines()
-            .filter(|name| *name != "busybox")
-        {
-            symlink("busybox", root.join("bin").join(applet)).unwrap();
-        }
-        fs::write(
-            root.join("etc/passwd"),
-            "root:x:0:0::/root:/bin/sh\nweb:x:33:34::/srv:/bin/sh\n",
-        )
-        .unwrap();
-        fs::write(
-            root.join("etc/group"),
-            "root:x:0:\nwww:x:34:\nlog:x:4:web\n",
-        )
-        .unwrap();
-        fs::write(root.join("etc/plain"), "not a program\n").unwrap();
-        root
-    })
+/// Makes a root filesystem of busybox.
+fn make_layer(root: &Path) {
+    for directory in ["bin", "etc", "tmp", "root"] {
+        fs::create_dir_all(root.join(directory)).unwrap();
+    }
+    fs::copy(BUSYBOX, root.join("bin/busybox")).unwrap();
+    let list = Command::new(BUSYBOX).arg("--list").output().unwrap().stdout;
+    for applet in String::from_utf8(list)
+        .unwrap()
+        .lines()
+        .filter(|name| *name != "busybox")
+    {
+        symlink("busybox", root.join("bin").join(applet)).unwrap();
+    }
+    fs::write(
+        root.join("etc/passwd"),
+        "root:x:0:0::/root:/bin/sh\nweb:x:33:34::/srv:/bin/sh\n",
+    )
+    .unwrap();
+    fs::write(
+        root.join("etc/group"),
+        "root:x:0:\nwww:x:34:\nlog:x:4:web\n",
+    )
+    .unwrap();
+    fs::write(root.join("etc/plain"), "not a program\n").unwrap();
 }
 
 /// A shim, and everything that a container of it needs.
@@ -109,13 +103,14 @@ impl Shim {
         for name in ["upper", "work", "extra"] {
             fs::create_dir(directory.path().join(name)).unwrap();
         }
+        make_layer(&directory.path().join("layer"));
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let cgroup = format!("/linkspan-test-{}/{number}", std::process::id());
         let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
         let spec = wire::ContainerSpec {
             id: "a".repeat(64),
             rootfs: Some(wire::RootFilesystem {
-                lower_dirs: vec![path("extra"), layer().to_str().unwrap().to_owned()],
+                lower_dirs: vec![path("extra"), path("layer")],
                 upper_dir: path("upper"),
                 work_dir: path("work"),
                 read_only: false,
@@ -132,9 +127,14 @@ impl Shim {
                 capabilities: CAPABILITIES.map(Into::into).to_vec(),
                 no_new_privileges: true,
                 seccomp: true,
-                masked_paths: ["/proc/kcore", "/proc/acpi", "/sys/firmware", "/proc/nosuch"]
-                    .map(Into::into)
-                    .to_vec(),
+                masked_paths: [
+                    "/proc/interrupts",
+                    "/proc/acpi",
+                    "/sys/firmware",
+                    "/proc/nosuch",
+                ]
+                .map(Into::into)
+                .to_vec(),
                 readonly_paths: ["/proc/sys", "/proc/bus"].map(Into::into).to_vec(),
             }),
             ..Default::default()
