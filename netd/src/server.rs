@@ -26,7 +26,7 @@ pub(crate) use service::NetworkInfo;
 use crate::network::Handle;
 
 /// How long requests may take to end after the signal to stop.
-const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why serving ended before it should.
 #[derive(Debug, thiserror::Error)]

@@ -17,10 +17,6 @@ pub(crate) struct SysctlError {
 }
 
 /// Writes a setting, named by its path below `/proc/sys/net`.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a kernel setting is no file that could be torn"
-)]
 pub(crate) fn write(key: &str, value: &str) -> Result<(), SysctlError> {
     fs::write(Path::new(ROOT).join(key), value).map_err(|source| SysctlError {
         key: key.to_owned(),

@@ -162,7 +162,7 @@ impl Owner {
     ) -> Result<Arc<Endpoint>, NetworkError> {
         let endpoint = Arc::new(endpoint);
         self.record(&endpoint, Phase::Attaching)?;
-        self.registry.insert(Arc::clone(&endpoint));
+        self.registry.insert(&endpoint);
         match self.make(&endpoint) {
             Ok(()) => {
                 tracing::info!(endpoint_id = %endpoint.id, name = %endpoint.name, address = %endpoint.addresses.ipv4, "endpoint attached");
@@ -290,7 +290,7 @@ impl Owner {
         let renamed = renamed_endpoints(&self.registry, name, new_name);
         let mut registry = self.registry.clone();
         for endpoint in &renamed {
-            registry.insert(Arc::clone(endpoint));
+            registry.insert(endpoint);
         }
         let difference = Difference::between(&self.registry.elements(), &registry.elements());
         let rows: Vec<_> = renamed

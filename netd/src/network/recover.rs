@@ -40,7 +40,7 @@ impl Owner {
                 && netns.has(&endpoint.id)
                 && device::exists(&mut routing, &endpoint.id)?;
             if is_whole {
-                registry.insert(Arc::new(endpoint));
+                registry.insert(&Arc::new(endpoint));
             } else {
                 unfinished.push((endpoint, phase));
             }

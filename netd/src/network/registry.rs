@@ -33,13 +33,13 @@ impl Registry {
     }
 
     /// Adds or replaces an endpoint.
-    pub(crate) fn insert(&mut self, endpoint: Arc<Endpoint>) {
+    pub(crate) fn insert(&mut self, endpoint: &Arc<Endpoint>) {
         self.generation += 1;
         self.names
             .insert(endpoint.name.clone(), endpoint.id.clone());
         if let Some(old) = self
             .endpoints
-            .insert(endpoint.id.clone(), Arc::clone(&endpoint))
+            .insert(endpoint.id.clone(), Arc::clone(endpoint))
             && old.name != endpoint.name
         {
             self.names.remove(&old.name);

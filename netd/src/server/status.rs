@@ -12,6 +12,10 @@ use crate::network::owner::chain;
 
 /// The status of a failed request. What is the machine's fault is logged here, once, and
 /// the client only learns which act failed.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "it has the shape of `map_err`"
+)]
 pub(super) fn of(error: NetworkError) -> Status {
     let (code, reason) = class(&error);
     let metadata = metadata(&error);
