@@ -1,0 +1,730 @@
+//! The owner of one container: the only task that changes it.
+//!
+//! A loop over three kinds of events: requests, what the shim says, and the deadline of a
+//! stop. Each is handled to its end before the next. Policy is in [`super::state`]; the
+//! steps of a start in [`super::launch`].
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use linkspan_proto::shim_v1::shim_message::Content;
+use linkspan_proto::shim_v1::shim_request::Operation;
+use linkspan_proto::shim_v1::{
+    AttachRequest, ExecRequest as WireExec, Exit, ProcessSpec, ResizeRequest, SignalRequest,
+};
+use linkspan_proto::time::unix_nanos;
+use nix::sys::signal::Signal;
+use prost::Message;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use super::launch::{self, DownSources, Launched};
+use super::record::{LastRun, NetworkSettings, Record, Run, RunPhase};
+use super::state::{Admission, Request, State, admit};
+use super::streams::ShimStreams;
+use super::{
+    Command, ContainerError, ExecRequest, Handle, Result, View, convert, environment, hosts,
+};
+use crate::engine::Engine;
+use crate::shim_client::{ShimClient, ShimError, ShimEvent};
+
+/// How many requests may wait for a container.
+const QUEUE: usize = 64;
+/// How long a stop waits when nobody says otherwise.
+const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long SIGKILL may take before the container is called stuck.
+const KILL_TIMEOUT: Duration = Duration::from_secs(15);
+/// The exit code when nobody could tell the true one.
+const UNKNOWN_EXIT_CODE: i32 = 255;
+
+/// The owner of a container.
+pub(crate) struct Actor {
+    engine: Arc<Engine>,
+    record: Record,
+    running: Option<Running>,
+    view: watch::Sender<Arc<View>>,
+    commands: mpsc::Receiver<Command>,
+    ended_runs: u64,
+    deleting: bool,
+}
+
+struct Running {
+    run: Run,
+    shim: ShimClient,
+    events: mpsc::Receiver<ShimEvent>,
+    stop: Option<Stop>,
+}
+
+/// A stop under way.
+struct Stop {
+    deadline: Instant,
+    killed: bool,
+    /// Answered when the container has ended.
+    waiting: Vec<Goal>,
+}
+
+/// What is to follow the end of the run.
+enum Goal {
+    Stopped(oneshot::Sender<Result<()>>),
+    Restarted(oneshot::Sender<Result<()>>),
+    Removed(oneshot::Sender<Result<()>>),
+}
+
+enum Next {
+    Command(Option<Command>),
+    Shim(Option<ShimEvent>),
+    Deadline,
+    NamesChanged,
+}
+
+/// Makes the handle of a container and starts its owner. With `run` set, the owner first
+/// takes over what an earlier process left.
+pub(crate) fn spawn(engine: &Arc<Engine>, record: Record, run: Option<Run>) -> Handle {
+    let (sender, commands) = mpsc::channel(QUEUE);
+    let state = if record.last_run.is_some() {
+        State::Stopped
+    } else {
+        State::Created
+    };
+    let first = View {
+        record: record.clone(),
+        run: run.clone(),
+        state,
+        ended_runs: 0,
+        removed: false,
+    };
+    let (view, receiver) = watch::channel(Arc::new(first));
+    let actor = Actor {
+        engine: Arc::clone(engine),
+        record,
+        running: None,
+        view,
+        commands,
+        ended_runs: 0,
+        deleting: false,
+    };
+    engine.tracker.spawn(actor.run(run));
+    Handle::new(sender, receiver)
+}
+
+impl Actor {
+    async fn run(mut self, left: Option<Run>) {
+        if let Some(run) = left {
+            self.adopt(run).await;
+        }
+        if self.record.deleting {
+            self.delete().await;
+        }
+        let mut names = self.engine.names.subscribe();
+        while !self.deleting {
+            let next = self.next(&mut names).await;
+            match next {
+                Next::Command(None) => return,
+                Next::Command(Some(command)) => Box::pin(self.command(command)).await,
+                Next::Shim(Some(ShimEvent::Exited(exit))) => Box::pin(self.ended(exit)).await,
+                Next::Shim(Some(ShimEvent::Closed) | None) => Box::pin(self.shim_lost()).await,
+                Next::Deadline => self.stop_deadline().await,
+                Next::NamesChanged => self.refresh_hosts().await,
+            }
+        }
+    }
+
+    /// Waits for the next thing to do. Every arm is cancel-safe: a queue, a watch, a clock.
+    async fn next(&mut self, names: &mut watch::Receiver<u64>) -> Next {
+        let Some(running) = &mut self.running else {
+            return Next::Command(self.commands.recv().await);
+        };
+        let deadline = running.stop.as_ref().map(|stop| stop.deadline);
+        let linked = !self.record.host.links.is_empty();
+        tokio::select! {
+            event = running.events.recv() => Next::Shim(event),
+            command = self.commands.recv() => Next::Command(command),
+            () = until(deadline) => Next::Deadline,
+            changed = names.changed(), if linked => match changed {
+                Ok(()) => Next::NamesChanged,
+                Err(_engine_gone) => Next::Command(None),
+            },
+        }
+    }
+
+    async fn command(&mut self, command: Command) {
+        match command {
+            Command::Start { streams, reply } => {
+                let result = self.start(streams).await;
+                answer(reply, result);
+            }
+            Command::Stop { timeout, reply } => {
+                self.stop(Request::Stop, timeout, Goal::Stopped(reply))
+                    .await
+            }
+            Command::Restart { timeout, reply } => {
+                self.stop(Request::Restart, timeout, Goal::Restarted(reply))
+                    .await;
+            }
+            Command::Remove { force, reply } => self.remove(force, reply).await,
+            Command::Signal { signal, reply } => {
+                answer(reply, self.signal(Request::Signal, signal, "").await);
+            }
+            Command::SignalExec {
+                exec_id,
+                signal,
+                reply,
+            } => {
+                answer(reply, self.signal(Request::Exec, signal, &exec_id).await);
+            }
+            Command::Rename { new_name, reply } => answer(reply, self.rename(new_name).await),
+            Command::Attach { streams, reply } => answer(reply, self.attach(&streams).await),
+            Command::Resize {
+                size,
+                exec_id,
+                reply,
+            } => {
+                let request = Operation::Resize(ResizeRequest {
+                    exec_id,
+                    size: Some(size),
+                });
+                answer(reply, self.ask_shim(Request::Attach, request).await);
+            }
+            Command::Exec { exec, reply } => answer(reply, self.exec(exec).await),
+            Command::SourceRenamed { name, new_name } => {
+                self.source_renamed(&name, &new_name).await
+            }
+        }
+    }
+
+    fn state(&self) -> State {
+        match (&self.running, &self.record.last_run) {
+            _ if self.deleting => State::Deleting,
+            (Some(_), _) => State::Running,
+            (None, Some(_)) => State::Stopped,
+            (None, None) => State::Created,
+        }
+    }
+
+    fn publish(&self, removed: bool) {
+        let run = self.running.as_ref().map(|running| running.run.clone());
+        let (record, state, ended_runs) = (self.record.clone(), self.state(), self.ended_runs);
+        self.view.send_replace(Arc::new(View {
+            record,
+            run,
+            state,
+            ended_runs,
+            removed,
+        }));
+    }
+
+    fn event(&self, action: &str, more: &[(&str, String)]) {
+        let mut attributes = BTreeMap::from([
+            ("name".to_owned(), self.record.name.clone()),
+            ("image".to_owned(), self.record.image.clone()),
+        ]);
+        attributes.extend(
+            more.iter()
+                .map(|(key, value)| ((*key).to_owned(), value.clone())),
+        );
+        self.engine
+            .events
+            .send("container", action, &self.record.id, attributes);
+    }
+
+    fn admit(&self, request: Request) -> Result<Admission> {
+        match admit(self.state(), request) {
+            Admission::Deny { hint } => Err(ContainerError::WrongState {
+                act: request.act(),
+                name: self.record.name.clone(),
+                state: self.state().word(),
+                hint,
+            }),
+            admitted => Ok(admitted),
+        }
+    }
+
+    async fn save_record(&self) -> Result<()> {
+        let record = self.record.clone();
+        self.engine
+            .blocking(move |engine| Ok(engine.store.put_container(&record)?))
+            .await
+    }
+
+    async fn start(&mut self, streams: Option<ShimStreams>) -> Result<()> {
+        if self.admit(Request::Start)? == Admission::Nothing {
+            return Ok(());
+        }
+        self.launch(streams, DownSources::Refuse).await
+    }
+
+    async fn launch(&mut self, streams: Option<ShimStreams>, down: DownSources) -> Result<()> {
+        match launch::launch(&self.engine, &self.record, streams, down).await {
+            Ok(launched) => self.launched(launched).await,
+            Err(error) => {
+                self.record.error = crate::engine::chain(&error);
+                if self.record.discard_on_start_failure && self.record.last_run.is_none() {
+                    self.delete().await;
+                } else {
+                    self.save_record().await?;
+                    self.publish(false);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn launched(&mut self, Launched { run, shim, events }: Launched) -> Result<()> {
+        self.record.error.clear();
+        self.record.last_run = Some(LastRun {
+            started_at_ns: run.started_at_ns,
+            addresses: run.network.as_ref().map(NetworkSettings::addresses),
+            ..LastRun::default()
+        });
+        self.running = Some(Running {
+            run,
+            shim,
+            events,
+            stop: None,
+        });
+        self.publish(false);
+        self.engine.names_changed();
+        self.event("start", &[]);
+        self.save_record().await
+    }
+
+    /// Begins to stop for `goal`, or answers at once.
+    async fn stop(&mut self, request: Request, timeout: Option<Duration>, goal: Goal) {
+        let admission = self.admit(request).and_then(|admission| {
+            if request == Request::Restart {
+                // Found out before anything is stopped.
+                super::spec::security(&self.record)?;
+            }
+            Ok(admission)
+        });
+        match admission {
+            Err(error) => return answer(goal.into_reply(), Err(error)),
+            Ok(Admission::Nothing) => return answer(goal.into_reply(), Ok(())),
+            Ok(_) if self.running.is_none() => return Box::pin(self.reach(goal)).await,
+            Ok(_) => {}
+        }
+        let timeout = timeout
+            .or(self
+                .record
+                .config
+                .stop_timeout_ms
+                .map(Duration::from_millis))
+            .unwrap_or(DEFAULT_STOP_TIMEOUT);
+        let signal = convert::parse_signal(&self.record.config.stop_signal)
+            .unwrap_or(Signal::SIGTERM as i32);
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        if let Some(stop) = &mut running.stop {
+            stop.waiting.push(goal);
+            stop.deadline = stop.deadline.min(Instant::now() + timeout);
+            return;
+        }
+        running.stop = Some(Stop {
+            deadline: Instant::now() + timeout,
+            killed: false,
+            waiting: vec![goal],
+        });
+        if timeout.is_zero() {
+            return self.stop_deadline().await;
+        }
+        if let Err(error) = self.signal(Request::Signal, signal, "").await {
+            tracing::warn!(container_id = self.record.id, %error, "send the stop signal, ignoring");
+        }
+    }
+
+    /// The time of a stop is over: SIGKILL for everything, then the word that it is stuck.
+    async fn stop_deadline(&mut self) {
+        let Some(Running {
+            stop: Some(stop), ..
+        }) = &mut self.running
+        else {
+            return;
+        };
+        if stop.killed {
+            for goal in std::mem::take(&mut stop.waiting) {
+                let name = self.record.name.clone();
+                answer(goal.into_reply(), Err(ContainerError::Stuck { name }));
+            }
+            if let Some(running) = &mut self.running {
+                running.stop = None;
+            }
+            return;
+        }
+        stop.killed = true;
+        stop.deadline = Instant::now() + KILL_TIMEOUT;
+        let kill = SignalRequest {
+            signal: Signal::SIGKILL as i32,
+            exec_id: String::new(),
+            all: true,
+        };
+        if let Err(error) = self
+            .ask_shim(Request::Signal, Operation::Signal(kill))
+            .await
+        {
+            tracing::warn!(container_id = self.record.id, %error, "kill the container, ignoring");
+        }
+    }
+
+    async fn remove(&mut self, force: bool, reply: oneshot::Sender<Result<()>>) {
+        let request = if force {
+            Request::RemoveByForce
+        } else {
+            Request::Remove
+        };
+        self.stop(request, Some(Duration::ZERO), Goal::Removed(reply))
+            .await;
+    }
+
+    async fn signal(&mut self, request: Request, signal: i32, exec_id: &str) -> Result<()> {
+        let operation = SignalRequest {
+            signal,
+            exec_id: exec_id.to_owned(),
+            all: false,
+        };
+        self.ask_shim(request, Operation::Signal(operation)).await
+    }
+
+    async fn ask_shim(&mut self, request: Request, operation: Operation) -> Result<()> {
+        self.admit(request)?;
+        let running = self.running.as_ref().ok_or(ContainerError::Gone)?;
+        running.shim.request(operation, &[]).await?;
+        Ok(())
+    }
+
+    async fn attach(&mut self, streams: &ShimStreams) -> Result<()> {
+        self.admit(Request::Attach)?;
+        let running = self.running.as_ref().ok_or(ContainerError::Gone)?;
+        let request = Operation::Attach(AttachRequest {
+            streams: Some(streams.to_wire()),
+        });
+        running.shim.request(request, &streams.fds()).await?;
+        Ok(())
+    }
+
+    async fn exec(&mut self, exec: ExecRequest) -> Result<oneshot::Receiver<i32>> {
+        self.admit(Request::Exec)?;
+        let running = self.running.as_ref().ok_or(ContainerError::Gone)?;
+        let config = &self.record.config;
+        let or = |given: String, default: &str| {
+            if given.is_empty() {
+                default.to_owned()
+            } else {
+                given
+            }
+        };
+        let mut env = running.run.env.clone();
+        if exec.tty {
+            environment::apply(&mut env, &["TERM=xterm".to_owned()]);
+        }
+        environment::apply(&mut env, &exec.env);
+        let process = ProcessSpec {
+            args: exec.args,
+            env,
+            cwd: or(
+                exec.working_dir,
+                or(config.working_dir.clone(), "/").as_str(),
+            ),
+            user: or(exec.user, &config.user),
+            additional_groups: self.record.host.group_add.clone(),
+            tty: exec.tty,
+            open_stdin: exec.streams.has_stdin(),
+            size: exec.size,
+            stdin_once: true,
+        };
+        let spec =
+            linkspan_sys::memfd::sealed("process-spec", &process.encode_to_vec()).map_err(|e| {
+                ContainerError::Files {
+                    act: "write the specification".to_owned(),
+                    source: std::io::Error::other(e),
+                }
+            })?;
+        let mut fds = vec![std::os::fd::AsFd::as_fd(&spec)];
+        fds.extend(exec.streams.fds());
+        let exit = running.shim.exec_exit(&exec.exec_id);
+        let request = Operation::Exec(WireExec {
+            exec_id: exec.exec_id,
+            streams: Some(exec.streams.to_wire()),
+        });
+        match running.shim.request(request, &fds).await? {
+            Content::Started(_) => Ok(exit),
+            _ => Err(ShimError::Protocol.into()),
+        }
+    }
+
+    async fn rename(&mut self, new_name: String) -> Result<()> {
+        let name = std::mem::replace(&mut self.record.name, new_name.clone());
+        let renamed = self.engine.network.rename(&name, &new_name).await;
+        let saved = match renamed {
+            Ok(()) => self.save_record().await,
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = saved {
+            self.record.name = name;
+            return Err(error);
+        }
+        self.record.generated_name = false;
+        self.publish(false);
+        self.engine.names_changed();
+        self.event("rename", &[("oldName", name)]);
+        Ok(())
+    }
+
+    async fn source_renamed(&mut self, name: &str, new_name: &str) {
+        let mut changed = false;
+        for link in self
+            .record
+            .host
+            .links
+            .iter_mut()
+            .filter(|link| link.source == name)
+        {
+            new_name.clone_into(&mut link.source);
+            changed = true;
+        }
+        if !changed {
+            return;
+        }
+        if let Err(error) = self.save_record().await {
+            tracing::error!(container_id = self.record.id, %error, "save a renamed link");
+        }
+        self.publish(false);
+        self.refresh_hosts().await;
+    }
+
+    /// Brings the lines of the links in the hosts file up to date.
+    async fn refresh_hosts(&mut self) {
+        let links = launch::resolve_links(&self.engine, &self.record);
+        let lines: Vec<_> = links
+            .iter()
+            .flat_map(launch::ResolvedLink::hosts_lines)
+            .collect();
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        if running.run.hosts_lines == lines {
+            return;
+        }
+        let path = launch::run_paths(&self.engine, &self.record.id).hosts;
+        if let Err(error) = hosts::rewrite(Path::new(&path), &running.run.hosts_lines, &lines) {
+            tracing::warn!(container_id = self.record.id, %error, "rewrite the hosts file, ignoring");
+            return;
+        }
+        running.run.hosts_lines = lines;
+        let run = running.run.clone();
+        let saved = self
+            .engine
+            .blocking(move |engine| Ok(engine.store.put_run(&run)?))
+            .await;
+        if let Err(error) = saved {
+            tracing::warn!(container_id = self.record.id, %error, "save the hosts lines, ignoring");
+        }
+        self.publish(false);
+    }
+
+    async fn ended(&mut self, exit: Exit) {
+        let Some(running) = self.running.take() else {
+            return;
+        };
+        let Running {
+            run,
+            shim,
+            events,
+            stop,
+        } = running;
+        drop((shim, events));
+        let started_at_ns = run.started_at_ns;
+        let addresses = run.network.as_ref().map(NetworkSettings::addresses);
+        launch::clean_up(&self.engine, &self.record).await;
+        let Exit {
+            exit_code,
+            finished_at_ns,
+            oom_killed,
+        } = exit;
+        self.record.last_run = Some(LastRun {
+            started_at_ns,
+            finished_at_ns,
+            exit_code,
+            oom_killed,
+            addresses,
+        });
+        self.ended_runs += 1;
+        if !self.record.host.auto_remove
+            && let Err(error) = self.save_record().await
+        {
+            tracing::error!(container_id = self.record.id, %error, "save the end of a run");
+        }
+        self.publish(false);
+        self.engine.names_changed();
+        self.event("die", &[("exitCode", exit_code.to_string())]);
+        let goals = stop.map(|stop| stop.waiting).unwrap_or_default();
+        if !goals.is_empty() {
+            self.event("stop", &[]);
+        }
+        let restart = goals.iter().any(|goal| matches!(goal, Goal::Restarted(_)));
+        if self.record.host.auto_remove && !restart {
+            self.delete().await;
+        }
+        for goal in goals {
+            Box::pin(self.reach(goal)).await;
+        }
+    }
+
+    /// Does what follows the end of a run, and answers.
+    async fn reach(&mut self, goal: Goal) {
+        match goal {
+            Goal::Stopped(reply) => answer(reply, Ok(())),
+            Goal::Restarted(reply) => {
+                let result = match self.running {
+                    Some(_) => Ok(()),
+                    None => self.launch(None, DownSources::Tolerate).await,
+                };
+                if result.is_ok() {
+                    self.event("restart", &[]);
+                }
+                answer(reply, result);
+            }
+            Goal::Removed(reply) => {
+                self.delete().await;
+                answer(reply, Ok(()));
+            }
+        }
+    }
+
+    /// The connection to the shim broke: it ended, or was killed.
+    async fn shim_lost(&mut self) {
+        let exit = launch::read_exit_record(&self.engine, &self.record.id).unwrap_or_else(|| {
+            tracing::error!(
+                container_id = self.record.id,
+                "the shim died and left no exit record"
+            );
+            Exit {
+                exit_code: UNKNOWN_EXIT_CODE,
+                finished_at_ns: unix_nanos(SystemTime::now()),
+                oom_killed: false,
+            }
+        });
+        self.ended(exit).await;
+    }
+
+    /// Takes over a run that an earlier process began.
+    async fn adopt(&mut self, run: Run) {
+        let directory = self.engine.run_dir(&self.record.id);
+        let connected = ShimClient::connect(&directory, &self.engine.tracker);
+        let Ok((shim, events)) = connected else {
+            if run.phase == RunPhase::Running {
+                let (sender, events) = mpsc::channel(1);
+                drop(sender);
+                return self.adopt_ended(run, events).await;
+            }
+            return launch::clean_up(&self.engine, &self.record).await;
+        };
+        let state = shim
+            .request(
+                Operation::State(linkspan_proto::shim_v1::StateRequest {}),
+                &[],
+            )
+            .await;
+        let state = match state {
+            Ok(Content::State(state)) => state,
+            _ => return self.adopt_ended(run, events).await,
+        };
+        if state.pid == 0 && state.exit.is_none() {
+            return launch::clean_up(&self.engine, &self.record).await;
+        }
+        if run.phase == RunPhase::Starting {
+            // It runs, but nobody was told so: the start was not acknowledged.
+            let kill = SignalRequest {
+                signal: Signal::SIGKILL as i32,
+                exec_id: String::new(),
+                all: true,
+            };
+            let _ = shim.request(Operation::Signal(kill), &[]).await.is_ok();
+        }
+        let mut run = run;
+        run.pid = state.pid;
+        self.record.last_run.get_or_insert_with(|| LastRun {
+            started_at_ns: run.started_at_ns,
+            ..LastRun::default()
+        });
+        self.running = Some(Running {
+            run,
+            shim,
+            events,
+            stop: None,
+        });
+        self.publish(false);
+        if let Some(exit) = state.exit {
+            return self.ended(exit).await;
+        }
+        self.refresh_hosts().await;
+    }
+
+    async fn adopt_ended(&mut self, run: Run, events: mpsc::Receiver<ShimEvent>) {
+        drop(events);
+        let exit = launch::read_exit_record(&self.engine, &self.record.id).unwrap_or(Exit {
+            exit_code: UNKNOWN_EXIT_CODE,
+            finished_at_ns: unix_nanos(SystemTime::now()),
+            oom_killed: false,
+        });
+        launch::clean_up(&self.engine, &self.record).await;
+        self.record.last_run = Some(LastRun {
+            started_at_ns: run.started_at_ns,
+            finished_at_ns: exit.finished_at_ns,
+            exit_code: exit.exit_code,
+            oom_killed: exit.oom_killed,
+            addresses: run.network.as_ref().map(NetworkSettings::addresses),
+        });
+        self.ended_runs += 1;
+        if let Err(error) = self.save_record().await {
+            tracing::error!(container_id = self.record.id, %error, "save the end of a run");
+        }
+        self.publish(false);
+        self.event("die", &[("exitCode", exit.exit_code.to_string())]);
+        if self.record.host.auto_remove {
+            self.delete().await;
+        }
+    }
+
+    /// Removes the container and all that belongs to it; the owner ends after this.
+    async fn delete(&mut self) {
+        if self.deleting {
+            return;
+        }
+        self.deleting = true;
+        self.record.deleting = true;
+        if let Err(error) = self.engine.forget(&self.record).await {
+            tracing::error!(
+                container_id = self.record.id,
+                error = crate::engine::chain(&error),
+                "remove a container"
+            );
+        }
+        self.engine.containers.remove(&self.record);
+        self.event("destroy", &[]);
+        self.publish(true);
+        self.engine.names_changed();
+    }
+}
+
+impl Goal {
+    fn into_reply(self) -> oneshot::Sender<Result<()>> {
+        match self {
+            Self::Stopped(reply) | Self::Restarted(reply) | Self::Removed(reply) => reply,
+        }
+    }
+}
+
+/// Answers a request; one whose sender left needs no answer.
+fn answer<T>(reply: oneshot::Sender<Result<T>>, result: Result<T>) {
+    let _ = reply.send(result).is_ok();
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,361 @@
+//! Wire values to and from the types of [`super::record`]. No policy.
+
+use std::time::Duration;
+
+use linkspan_proto::net_v1;
+use linkspan_proto::runtime_v1::{self as wire, ContainerState};
+use linkspan_proto::time::{from_unix_nanos, timestamp};
+use nix::sys::signal::Signal;
+
+use super::create::Request;
+use super::launch::run_paths;
+use super::record::{Config, HostSettings, Link, NetworkSettings, PortMapping};
+use super::state::State;
+use super::{ContainerError, Result, View};
+use crate::engine::Engine;
+use crate::port::{Port, PortError};
+
+/// A mapping for the wire.
+pub(crate) fn mapping_to_wire(mapping: &PortMapping) -> net_v1::PortMapping {
+    let port = mapping.container.to_wire();
+    net_v1::PortMapping {
+        protocol: port.protocol,
+        container_port: port.number,
+        host_port: mapping.host_port.into(),
+        host_port_end: mapping.host_port_end.into(),
+        host_ip: mapping.host_ip.clone(),
+    }
+}
+
+/// A mapping from the wire.
+pub(crate) fn mapping_from_wire(
+    mapping: &net_v1::PortMapping,
+) -> std::result::Result<PortMapping, PortError> {
+    let host_port = |number: u32| {
+        // Checked through a port, so that the error names the value.
+        let port = net_v1::Port {
+            protocol: mapping.protocol,
+            number: number.max(1),
+        };
+        Port::from_wire(&port).map(|port| if number == 0 { 0 } else { port.number })
+    };
+    Ok(PortMapping {
+        container: Port::from_wire(&mapping.inner_port())?,
+        host_port: host_port(mapping.host_port)?,
+        host_port_end: host_port(mapping.host_port_end)?,
+        host_ip: mapping.host_ip.clone(),
+    })
+}
+
+/// The number of a signal that is written as `SIGTERM`, `TERM`, `15` or `RTMIN+3`.
+pub(crate) fn parse_signal(text: &str) -> Option<i32> {
+    if let Ok(number) = text.parse::<i32>() {
+        return (1..=64).contains(&number).then_some(number);
+    }
+    let upper = text.to_ascii_uppercase();
+    let bare = upper.strip_prefix("SIG").unwrap_or(&upper);
+    if let Some(offset) = bare.strip_prefix("RTMIN") {
+        let offset: i32 = if offset.is_empty() {
+            0
+        } else {
+            offset.strip_prefix('+')?.parse().ok()?
+        };
+        return (0..=30).contains(&offset).then_some(34 + offset);
+    }
+    format!("SIG{bare}")
+        .parse::<Signal>()
+        .ok()
+        .map(|signal| signal as i32)
+}
+
+/// A request to make a container.
+pub(crate) fn create_request(request: wire::CreateContainerRequest) -> Result<Request> {
+    let invalid = |what, rule: &str| ContainerError::Invalid {
+        what,
+        rule: rule.to_owned(),
+    };
+    let config = request
+        .config
+        .ok_or_else(|| invalid("request", "config is missing"))?;
+    let host = request.host_config.unwrap_or_default();
+    if !matches!(host.network_mode.as_str(), "" | "bridge" | "default") {
+        return Err(ContainerError::Invalid {
+            what: "network",
+            rule: format!(
+                "`{}` is not supported yet; only `bridge` is",
+                host.network_mode
+            ),
+        });
+    }
+    let stop_timeout = config
+        .stop_timeout
+        .as_ref()
+        .map(linkspan_proto::time::duration);
+    let stop_timeout_ms = match stop_timeout {
+        None => None,
+        Some(Some(duration)) => Some(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)),
+        Some(None) => return Err(invalid("stop timeout", "it is negative")),
+    };
+    let mut env = config.env;
+    let private_env: Vec<String> = config
+        .private_env
+        .iter()
+        .map(|entry| {
+            entry
+                .split_once('=')
+                .map_or(entry.as_str(), |(name, _)| name)
+                .to_owned()
+        })
+        .collect();
+    env.extend(config.private_env);
+    let exposed = config
+        .exposed_ports
+        .iter()
+        .map(Port::from_wire)
+        .collect::<std::result::Result<_, _>>()?;
+    Ok(Request {
+        name: request.name,
+        image: config.image,
+        has_entrypoint: config.has_entrypoint,
+        request_id: request.request_id,
+        discard_on_start_failure: request.discard_on_start_failure,
+        host: host_settings(host)?,
+        config: Config {
+            entrypoint: config.entrypoint,
+            command: config.command,
+            env,
+            private_env,
+            working_dir: config.working_dir,
+            user: config.user,
+            hostname: config.hostname,
+            domainname: config.domainname,
+            tty: config.tty,
+            open_stdin: config.open_stdin,
+            labels: config.labels.into_iter().collect(),
+            exposed,
+            stop_signal: config.stop_signal,
+            stop_timeout_ms,
+        },
+    })
+}
+
+fn host_settings(host: wire::HostConfig) -> Result<HostSettings> {
+    let mappings = host.port_mappings.iter().map(mapping_from_wire);
+    for (what, value) in [
+        ("memory limit", host.memory_bytes),
+        ("number of CPUs", host.nano_cpus),
+        ("size of /dev/shm", host.shm_size_bytes),
+    ] {
+        if value < 0 {
+            return Err(ContainerError::Invalid {
+                what,
+                rule: format!("{value} is negative"),
+            });
+        }
+    }
+    Ok(HostSettings {
+        links: host
+            .links
+            .into_iter()
+            .map(|link| Link {
+                source: link.source,
+                alias: link.alias,
+                env: if link.env.is_empty() {
+                    "all".to_owned()
+                } else {
+                    link.env
+                },
+            })
+            .collect(),
+        port_mappings: mappings.collect::<std::result::Result<_, _>>()?,
+        publish_all: host.publish_all_ports,
+        auto_remove: host.auto_remove,
+        extra_hosts: host.extra_hosts,
+        memory_bytes: host.memory_bytes,
+        memory_swap_bytes: host.memory_swap_bytes,
+        nano_cpus: host.nano_cpus,
+        pids_limit: host.pids_limit,
+        cpu_shares: host.cpu_shares,
+        cpuset_cpus: host.cpuset_cpus,
+        read_only_rootfs: host.read_only_rootfs,
+        tmpfs: host.tmpfs.into_iter().collect(),
+        cap_add: host.cap_add,
+        cap_drop: host.cap_drop,
+        security_options: host.security_options,
+        group_add: host.group_add,
+        shm_size_bytes: host.shm_size_bytes,
+        dns: host.dns,
+        dns_search: host.dns_search,
+        dns_options: host.dns_options,
+        init: host.init,
+    })
+}
+
+/// A container for the wire.
+pub(crate) fn container_to_wire(engine: &Engine, view: &View) -> wire::Container {
+    let record = &view.record;
+    let last = record.last_run.clone().unwrap_or_default();
+    let time = |nanos: i64| (nanos != 0).then(|| timestamp(from_unix_nanos(nanos)));
+    let paths = run_paths(engine, &record.id);
+    wire::Container {
+        id: record.id.clone(),
+        name: record.name.clone(),
+        image: record.image.clone(),
+        image_id: record.image_id.clone(),
+        config: Some(config_to_wire(record)),
+        host_config: Some(host_to_wire(&record.host)),
+        state: state_to_wire(view.state).into(),
+        pid: view.run.as_ref().map_or(0, |run| run.pid),
+        exit_code: last.exit_code,
+        error: record.error.clone(),
+        oom_killed: last.oom_killed,
+        created_at: time(record.created_at_ns),
+        started_at: time(last.started_at_ns),
+        finished_at: time(last.finished_at_ns),
+        network_settings: view
+            .run
+            .as_ref()
+            .and_then(|run| run.network.as_ref())
+            .map(network_to_wire),
+        exposed_ports: record
+            .config
+            .exposed
+            .iter()
+            .map(|port| port.to_wire())
+            .collect(),
+        restart_count: 0,
+        log_path: paths.log,
+        hosts_path: paths.hosts,
+        hostname_path: paths.hostname,
+        resolv_conf_path: paths.resolv_conf,
+    }
+}
+
+fn state_to_wire(state: State) -> ContainerState {
+    match state {
+        State::Created => ContainerState::Created,
+        State::Running => ContainerState::Running,
+        State::Stopped => ContainerState::Stopped,
+        State::Deleting => ContainerState::Deleting,
+    }
+}
+
+fn config_to_wire(record: &super::record::Record) -> wire::ContainerConfig {
+    let config = &record.config;
+    let is_private = |entry: &&String| {
+        let name = entry
+            .split_once('=')
+            .map_or(entry.as_str(), |(name, _)| name);
+        config.private_env.iter().any(|private| private == name)
+    };
+    wire::ContainerConfig {
+        image: record.image.clone(),
+        command: config.command.clone(),
+        entrypoint: config.entrypoint.clone(),
+        has_entrypoint: !config.entrypoint.is_empty(),
+        env: config
+            .env
+            .iter()
+            .filter(|entry| !is_private(entry))
+            .cloned()
+            .collect(),
+        private_env: config.env.iter().filter(is_private).cloned().collect(),
+        working_dir: config.working_dir.clone(),
+        user: config.user.clone(),
+        hostname: record.hostname().to_owned(),
+        domainname: config.domainname.clone(),
+        tty: config.tty,
+        open_stdin: config.open_stdin,
+        labels: config.labels.clone().into_iter().collect(),
+        exposed_ports: config.exposed.iter().map(|port| port.to_wire()).collect(),
+        stop_signal: config.stop_signal.clone(),
+        stop_timeout: config
+            .stop_timeout_ms
+            .and_then(|ms| prost_types::Duration::try_from(Duration::from_millis(ms)).ok()),
+    }
+}
+
+fn host_to_wire(host: &HostSettings) -> wire::HostConfig {
+    wire::HostConfig {
+        links: host
+            .links
+            .iter()
+            .map(|link| wire::LinkConfig {
+                source: link.source.clone(),
+                alias: link.alias.clone(),
+                env: link.env.clone(),
+            })
+            .collect(),
+        port_mappings: host.port_mappings.iter().map(mapping_to_wire).collect(),
+        publish_all_ports: host.publish_all,
+        auto_remove: host.auto_remove,
+        extra_hosts: host.extra_hosts.clone(),
+        network_mode: "bridge".to_owned(),
+        memory_bytes: host.memory_bytes,
+        memory_swap_bytes: host.memory_swap_bytes,
+        nano_cpus: host.nano_cpus,
+        pids_limit: host.pids_limit,
+        cpu_shares: host.cpu_shares,
+        cpuset_cpus: host.cpuset_cpus.clone(),
+        read_only_rootfs: host.read_only_rootfs,
+        tmpfs: host.tmpfs.clone().into_iter().collect(),
+        cap_add: host.cap_add.clone(),
+        cap_drop: host.cap_drop.clone(),
+        security_options: host.security_options.clone(),
+        group_add: host.group_add.clone(),
+        shm_size_bytes: host.shm_size_bytes,
+        dns: host.dns.clone(),
+        dns_search: host.dns_search.clone(),
+        dns_options: host.dns_options.clone(),
+        init: host.init,
+    }
+}
+
+fn network_to_wire(network: &NetworkSettings) -> wire::NetworkSettings {
+    wire::NetworkSettings {
+        network: network.network.clone(),
+        mac_address: network.mac_address.clone(),
+        ipv4_address: network.ipv4_address.to_string(),
+        ipv4_prefix: network.ipv4_prefix,
+        ipv4_gateway: network.ipv4_gateway.clone(),
+        ipv6_address: network
+            .ipv6_address
+            .map(|a| a.to_string())
+            .unwrap_or_default(),
+        ipv6_prefix: network.ipv6_prefix,
+        ipv6_gateway: network.ipv6_gateway.clone(),
+        published: network.published.iter().map(mapping_to_wire).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_is_known_by_name_and_number() {
+        assert_eq!(parse_signal("TERM"), Some(15));
+        assert_eq!(parse_signal("sigkill"), Some(9));
+        assert_eq!(parse_signal("RTMIN+3"), Some(37));
+        for bad in ["", "0", "65", "SIGFOO", "-1", "RTMIN+99"] {
+            assert_eq!(parse_signal(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_mapping_survives_the_wire() {
+        let mapping = PortMapping {
+            container: "53/udp".parse().unwrap(),
+            host_port: 8000,
+            host_port_end: 8005,
+            host_ip: "127.0.0.1".to_owned(),
+        };
+        assert_eq!(
+            mapping_from_wire(&mapping_to_wire(&mapping)).unwrap(),
+            mapping
+        );
+        let mut wire = mapping_to_wire(&mapping);
+        wire.host_port = 70000;
+        assert!(mapping_from_wire(&wire).is_err());
+    }
+}

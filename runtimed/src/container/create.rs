@@ -1,0 +1,498 @@
+//! Makes a container from a request: validates, reserves the name, merges the image's
+//! defaults, and makes it durable. All or nothing.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use linkspan_proto::time::unix_nanos;
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use super::environment::{crosses, looks_secret, prefix};
+use super::record::{Config, HostSettings, Link, RECORD_VERSION, Record};
+use super::state::State;
+use super::{ContainerError, Handle, Result, View, actor, launch, name, spec};
+use crate::engine::Engine;
+use crate::image::record::ImageRecord;
+use crate::image::reference::Reference;
+
+/// How often a made-up name may be taken before the id is the name.
+const NAME_ATTEMPTS: u32 = 6;
+/// The longest alias: that of a DNS label.
+const MAX_ALIAS: usize = 63;
+/// The most that the environment of a container may hold.
+const MAX_ENV_BYTES: usize = 1 << 20;
+
+/// What a user asked for, decoded but not yet judged.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) name: String,
+    pub(crate) image: String,
+    pub(crate) config: Config,
+    pub(crate) has_entrypoint: bool,
+    pub(crate) host: HostSettings,
+    pub(crate) request_id: String,
+    pub(crate) discard_on_start_failure: bool,
+}
+
+/// A container that was made.
+#[derive(Debug)]
+pub(crate) struct Created {
+    pub(crate) handle: Handle,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Makes a container.
+pub(crate) async fn create(engine: &Arc<Engine>, request: Request) -> Result<Created> {
+    if !request.request_id.is_empty()
+        && let Some(handle) = engine.containers.by_request(&request.request_id)
+    {
+        return Ok(Created {
+            handle,
+            warnings: Vec::new(),
+        });
+    }
+    let image = engine.images.find(&request.image)?;
+    let (record, sources) = plan(engine, request, &image)?;
+    // A run that would be refused is refused before anything is made.
+    if record.discard_on_start_failure {
+        launch::check_links(&record, &launch::resolve_links(engine, &record))?;
+    }
+    let warnings = warnings(&record, &sources);
+    let record = reserve_name(engine, record)?;
+    match make(engine, &record).await {
+        Ok(()) => {}
+        Err(error) => {
+            engine.containers.forget(&record.id);
+            return Err(error);
+        }
+    }
+    let handle = actor::spawn(engine, record.clone(), None);
+    engine.containers.publish(&record.id, handle.clone());
+    engine
+        .containers
+        .remember_request(&record.request_id, &record.id);
+    let attributes = [("name", &record.name), ("image", &record.image)];
+    let attributes = attributes
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), (*v).clone()))
+        .collect();
+    engine
+        .events
+        .send("container", "create", &record.id, attributes);
+    Ok(Created { handle, warnings })
+}
+
+async fn make(engine: &Arc<Engine>, record: &Record) -> Result<()> {
+    let record = record.clone();
+    engine
+        .blocking(move |engine| {
+            let directory = engine.container_dir(&record.id);
+            let make = || -> std::io::Result<()> {
+                std::fs::create_dir(&directory)?;
+                for name in ["upper", "work", "log"] {
+                    std::fs::create_dir(directory.join(name))?;
+                }
+                Ok(())
+            };
+            make().map_err(|source| ContainerError::Files {
+                act: format!("make `{}`", directory.display()),
+                source,
+            })?;
+            Ok(engine.store.put_container(&record)?)
+        })
+        .await
+}
+
+/// Judges a request and fills in what the image gives. Pure but for the lookups of links.
+fn plan(
+    engine: &Engine,
+    request: Request,
+    image: &ImageRecord,
+) -> Result<(Record, Vec<Arc<View>>)> {
+    let id = random_id()?;
+    let reference = match request.image.parse::<Reference>() {
+        Ok(reference)
+            if engine
+                .images
+                .references_of(&image.id)
+                .contains(&reference.to_string()) =>
+        {
+            reference.to_string()
+        }
+        _ => request.image.clone(),
+    };
+    let mut config = request.config;
+    merge_image(&mut config, request.has_entrypoint, image);
+    config.exposed.extend(
+        request
+            .host
+            .port_mappings
+            .iter()
+            .map(|mapping| mapping.container),
+    );
+    config.exposed = config
+        .exposed
+        .into_iter()
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect();
+    let generated_name = request.name.is_empty();
+    let mut record = Record {
+        version: RECORD_VERSION,
+        id,
+        name: if generated_name {
+            String::new()
+        } else {
+            name::parse(&request.name)?.to_owned()
+        },
+        generated_name,
+        image: reference,
+        image_id: image.id.clone(),
+        lower_dirs: engine.images.lower_dirs(image),
+        created_at_ns: unix_nanos(SystemTime::now()),
+        config,
+        host: request.host,
+        request_id: request.request_id,
+        discard_on_start_failure: request.discard_on_start_failure,
+        last_run: None,
+        error: String::new(),
+        deleting: false,
+    };
+    let sources = resolve_links(engine, &mut record.host.links)?;
+    validate(&record)?;
+    Ok((record, sources))
+}
+
+/// The user's word wins over the image's; an entry point of the user's drops the image's command.
+fn merge_image(config: &mut Config, has_entrypoint: bool, image: &ImageRecord) {
+    let defaults = &image.config;
+    if !has_entrypoint {
+        config.entrypoint.clone_from(&defaults.entrypoint);
+        if config.command.is_empty() {
+            config.command.clone_from(&defaults.command);
+        }
+    }
+    let given: BTreeSet<String> = config
+        .env
+        .iter()
+        .map(|e| variable_name(e).to_owned())
+        .collect();
+    config.env.extend(
+        defaults
+            .env
+            .iter()
+            .filter(|e| !given.contains(variable_name(e)))
+            .cloned(),
+    );
+    for (mine, default) in [
+        (&mut config.working_dir, &defaults.working_dir),
+        (&mut config.user, &defaults.user),
+        (&mut config.stop_signal, &defaults.stop_signal),
+    ] {
+        if mine.is_empty() {
+            mine.clone_from(default);
+        }
+    }
+    for (key, value) in &defaults.labels {
+        config
+            .labels
+            .entry(key.clone())
+            .or_insert_with(|| value.clone());
+    }
+    config.exposed.extend(&defaults.exposed);
+}
+
+/// Replaces what names a source by its name, and an empty alias by that name.
+fn resolve_links(engine: &Engine, links: &mut [Link]) -> Result<Vec<Arc<View>>> {
+    let mut sources = Vec::new();
+    for link in links.iter_mut() {
+        let source_name = link.source.clone();
+        let view = engine
+            .containers
+            .find(&source_name)
+            .map_err(|error| match error {
+                ContainerError::NotFound { .. } => {
+                    ContainerError::LinkSourceMissing { source_name }
+                }
+                other => other,
+            })?
+            .view();
+        link.source.clone_from(&view.record.name);
+        if link.alias.is_empty() {
+            link.alias.clone_from(&link.source);
+        }
+        sources.push(view);
+    }
+    for (position, link) in links.iter().enumerate() {
+        validate_alias(&link.alias)?;
+        let collides = |other: &&Link| prefix(&other.alias) == prefix(&link.alias);
+        if let Some(first) = links.iter().take(position).find(collides) {
+            return Err(ContainerError::LinkConflict {
+                first: format!("{}:{}", first.source, first.alias),
+                second: format!("{}:{}", link.source, link.alias),
+                prefix: prefix(&link.alias),
+            });
+        }
+    }
+    Ok(sources)
+}
+
+fn validate_alias(alias: &str) -> Result<()> {
+    let valid = alias.len() <= MAX_ALIAS
+        && alias
+            .bytes()
+            .next()
+            .is_some_and(|b| b.is_ascii_alphanumeric())
+        && alias
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+        && !alias.eq_ignore_ascii_case("localhost");
+    if valid {
+        return Ok(());
+    }
+    Err(ContainerError::Invalid {
+        what: "link",
+        rule: format!(
+            "the alias `{}` must have 1 to {MAX_ALIAS} letters, digits, `_`, `.` and `-`, begin with a letter or digit, and not be localhost",
+            alias.escape_default()
+        ),
+    })
+}
+
+fn validate(record: &Record) -> Result<()> {
+    let invalid = |what, rule: &str| {
+        Err(ContainerError::Invalid {
+            what,
+            rule: rule.to_owned(),
+        })
+    };
+    let config = &record.config;
+    if record.args().is_empty() {
+        return invalid("request", "no command was given, and the image has none");
+    }
+    if config
+        .env
+        .iter()
+        .any(|entry| variable_name(entry).is_empty())
+    {
+        return invalid("environment", "a variable has no name");
+    }
+    if config.env.iter().map(String::len).sum::<usize>() > MAX_ENV_BYTES {
+        return invalid("environment", "it is larger than 1 MiB");
+    }
+    let texts = config
+        .env
+        .iter()
+        .chain(&config.command)
+        .chain(&config.entrypoint);
+    if texts
+        .chain([&config.user, &config.working_dir])
+        .any(|text| text.contains('\0'))
+    {
+        return invalid("request", "a text has a zero byte");
+    }
+    if !config.working_dir.is_empty() && !config.working_dir.starts_with('/') {
+        return invalid("working directory", "it must begin with `/`");
+    }
+    let hostname_character = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    for hostname in [&config.hostname, &config.domainname] {
+        if hostname.len() > 63 || !hostname.bytes().all(hostname_character) {
+            return invalid(
+                "host name",
+                "it must have at most 63 letters, digits, `.`, `_` and `-`",
+            );
+        }
+    }
+    for domain in &record.host.dns_search {
+        if domain.len() > 253 || !domain.bytes().all(hostname_character) {
+            return invalid("--dns-search", "it is no domain name");
+        }
+    }
+    for option in &record.host.dns_options {
+        if !option
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b":_-".contains(&b))
+        {
+            return invalid(
+                "--dns-option",
+                "see resolv.conf(5) for the options that exist",
+            );
+        }
+    }
+    for server in &record.host.dns {
+        if server.parse::<std::net::IpAddr>().is_err() {
+            return Err(ContainerError::Invalid {
+                what: "--dns",
+                rule: format!("`{server}` is no IP address"),
+            });
+        }
+    }
+    for entry in &record.host.extra_hosts {
+        launch::extra_host(entry, "127.0.0.1")?;
+    }
+    if !config.stop_signal.is_empty() && super::convert::parse_signal(&config.stop_signal).is_none()
+    {
+        return Err(ContainerError::Invalid {
+            what: "stop signal",
+            rule: format!("`{}` is no signal", config.stop_signal),
+        });
+    }
+    spec::security(record)?;
+    Ok(())
+}
+
+/// What the user should know about what crosses the links.
+fn warnings(record: &Record, sources: &[Arc<View>]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for (link, source) in record.host.links.iter().zip(sources) {
+        let secret: Vec<&str> = source
+            .record
+            .shareable_env()
+            .map(|(name, _)| name)
+            .filter(|name| crosses(&link.env, name) && looks_secret(name))
+            .collect();
+        if !secret.is_empty() {
+            warnings.push(format!(
+                "link `{}` shows what looks like a secret of `{}` to this container: {}; \
+                 use --link {}:{},env=none, or give it to `{}` with --env-private",
+                link.alias,
+                link.source,
+                secret.join(", "),
+                link.source,
+                link.alias,
+                link.source
+            ));
+        }
+        if source.state != State::Running {
+            warnings.push(format!(
+                "link `{}`: `{}` is {}; start it before this container",
+                link.alias,
+                link.source,
+                source.state.word()
+            ));
+        }
+    }
+    warnings
+}
+
+fn reserve_name(engine: &Engine, mut record: Record) -> Result<Record> {
+    if !record.generated_name {
+        let reserved = engine.containers.reserve(&record.name, &record.id);
+        return match reserved {
+            Ok(()) => Ok(record),
+            Err(holder) => Err(name_in_use(&record.name, &holder)),
+        };
+    }
+    for attempt in 0..NAME_ATTEMPTS {
+        record.name = name::generate(random()?, attempt);
+        if engine.containers.reserve(&record.name, &record.id).is_ok() {
+            return Ok(record);
+        }
+    }
+    record.name = record.short_id().to_owned();
+    match engine.containers.reserve(&record.name, &record.id) {
+        Ok(()) => Ok(record),
+        Err(holder) => Err(name_in_use(&record.name, &holder)),
+    }
+}
+
+/// The error for a name that is taken.
+pub(crate) fn name_in_use(name: &str, holder: &str) -> ContainerError {
+    let holder = holder.get(..12).unwrap_or(holder).to_owned();
+    ContainerError::NameInUse {
+        name: name.to_owned(),
+        holder,
+    }
+}
+
+fn variable_name(entry: &str) -> &str {
+    entry.split_once('=').map_or(entry, |(name, _)| name)
+}
+
+/// 64 random hexadecimal digits. The first twelve, which people see, never look like a
+/// number: some programs take such a host name for an address.
+pub(crate) fn random_id() -> Result<String> {
+    loop {
+        let mut id = String::new();
+        for _ in 0..4 {
+            id.push_str(&format!("{:016x}", random()?));
+        }
+        if id
+            .get(..12)
+            .is_some_and(|short| short.bytes().any(|b| b.is_ascii_alphabetic()))
+        {
+            return Ok(id);
+        }
+    }
+}
+
+fn random() -> Result<u64> {
+    let mut bytes = [0; 8];
+    getrandom(&mut bytes, GetRandomFlags::empty()).map_err(|e| ContainerError::Files {
+        act: "get random bytes".to_owned(),
+        source: e.into(),
+    })?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::record::ImageConfig;
+
+    fn image() -> ImageRecord {
+        ImageRecord {
+            version: 1,
+            id: "sha256:0".to_owned(),
+            created_at_ns: 0,
+            size_bytes: 0,
+            architecture: "amd64".to_owned(),
+            os: "linux".to_owned(),
+            config: ImageConfig {
+                env: vec!["A=image".to_owned(), "B=image".to_owned()],
+                entrypoint: vec!["entry".to_owned()],
+                command: vec!["default".to_owned()],
+                exposed: vec!["80".parse().unwrap()],
+                ..ImageConfig::default()
+            },
+            layers: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_users_word_wins_over_the_images() {
+        let mut config = Config {
+            env: vec!["A=mine".to_owned()],
+            ..Config::default()
+        };
+        merge_image(&mut config, false, &image());
+        assert_eq!(config.env, ["A=mine", "B=image"]);
+        assert_eq!(
+            (config.entrypoint.as_slice(), config.command.as_slice()),
+            (&["entry".to_owned()][..], &["default".to_owned()][..])
+        );
+        let mut config = Config {
+            entrypoint: vec!["mine".to_owned()],
+            ..Config::default()
+        };
+        merge_image(&mut config, true, &image());
+        assert_eq!(config.entrypoint, ["mine"]);
+        assert!(config.command.is_empty());
+    }
+
+    #[test]
+    fn an_alias_is_a_host_name() {
+        for bad in ["", "a b", "a\nb", "a/b", "-a", "localhost", &"x".repeat(64)] {
+            assert!(validate_alias(bad).is_err(), "{bad:?}");
+        }
+        validate_alias("webdb").unwrap();
+    }
+
+    #[test]
+    fn an_id_has_64_digits_and_does_not_look_like_a_number() {
+        let id = random_id().unwrap();
+        assert_eq!(id.len(), 64);
+        assert!(id[..12].bytes().any(|b| b.is_ascii_alphabetic()));
+    }
+}

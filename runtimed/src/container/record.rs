@@ -1,0 +1,261 @@
+//! What is remembered of a container: the durable record and the row of a run.
+//!
+//! These are the persisted types. They carry a version, and are apart from the wire
+//! types; `convert` goes between the two. A reader must accept every older version;
+//! a field that is new has a default, so that an older reader ignores it.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::port::Port;
+
+/// The version of the records that this build writes.
+pub(crate) const RECORD_VERSION: u32 = 1;
+
+/// A container, as long as it exists.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) version: u32,
+    /// 64 lower-case hexadecimal digits.
+    pub(crate) id: String,
+    pub(crate) name: String,
+    /// Whether the engine chose the name; such a name never comes back.
+    pub(crate) generated_name: bool,
+    /// The image as the user knows it, with its tag.
+    pub(crate) image: String,
+    pub(crate) image_id: String,
+    /// The unpacked layers, uppermost first.
+    pub(crate) lower_dirs: Vec<String>,
+    /// Nanoseconds since 1970.
+    pub(crate) created_at_ns: i64,
+    pub(crate) config: Config,
+    pub(crate) host: HostSettings,
+    /// The request that made it; repeated requests get the same container.
+    #[serde(default)]
+    pub(crate) request_id: String,
+    /// Whether it is given up when its first start fails.
+    #[serde(default)]
+    pub(crate) discard_on_start_failure: bool,
+    #[serde(default)]
+    pub(crate) last_run: Option<LastRun>,
+    /// Why the last start failed.
+    #[serde(default)]
+    pub(crate) error: String,
+    /// Removal has begun and must be finished.
+    #[serde(default)]
+    pub(crate) deleting: bool,
+}
+
+/// What runs, with the image's defaults filled in.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Config {
+    pub(crate) entrypoint: Vec<String>,
+    pub(crate) command: Vec<String>,
+    /// The user's variables, then those of the image that the user did not give.
+    /// A name without `=` removes a variable.
+    pub(crate) env: Vec<String>,
+    /// The names in `env` that never cross a link.
+    pub(crate) private_env: Vec<String>,
+    pub(crate) working_dir: String,
+    pub(crate) user: String,
+    pub(crate) hostname: String,
+    pub(crate) domainname: String,
+    pub(crate) tty: bool,
+    pub(crate) open_stdin: bool,
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Image, `--expose` and the container side of published ports, ascending.
+    pub(crate) exposed: Vec<Port>,
+    pub(crate) stop_signal: String,
+    pub(crate) stop_timeout_ms: Option<u64>,
+}
+
+/// How it runs on this host.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct HostSettings {
+    pub(crate) links: Vec<Link>,
+    pub(crate) port_mappings: Vec<PortMapping>,
+    pub(crate) publish_all: bool,
+    pub(crate) auto_remove: bool,
+    pub(crate) extra_hosts: Vec<String>,
+    pub(crate) memory_bytes: i64,
+    pub(crate) memory_swap_bytes: i64,
+    pub(crate) nano_cpus: i64,
+    pub(crate) pids_limit: i64,
+    pub(crate) cpu_shares: u64,
+    pub(crate) cpuset_cpus: String,
+    pub(crate) read_only_rootfs: bool,
+    pub(crate) tmpfs: BTreeMap<String, String>,
+    pub(crate) cap_add: Vec<String>,
+    pub(crate) cap_drop: Vec<String>,
+    pub(crate) security_options: Vec<String>,
+    pub(crate) group_add: Vec<String>,
+    pub(crate) shm_size_bytes: i64,
+    pub(crate) dns: Vec<String>,
+    pub(crate) dns_search: Vec<String>,
+    pub(crate) dns_options: Vec<String>,
+    pub(crate) init: bool,
+}
+
+/// A link as it is kept: by the name of its source, so that it follows a source that
+/// is made again under that name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Link {
+    pub(crate) source: String,
+    pub(crate) alias: String,
+    /// `all`, `none`, or a pattern.
+    pub(crate) env: String,
+}
+
+/// A port to publish.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PortMapping {
+    pub(crate) container: Port,
+    /// 0 lets netd choose.
+    pub(crate) host_port: u16,
+    /// The end of a range to choose from; 0 when there is none.
+    pub(crate) host_port_end: u16,
+    /// Empty means all addresses.
+    pub(crate) host_ip: String,
+}
+
+/// How the last run went.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct LastRun {
+    pub(crate) started_at_ns: i64,
+    /// 0 while it runs.
+    pub(crate) finished_at_ns: i64,
+    pub(crate) exit_code: i32,
+    pub(crate) oom_killed: bool,
+    /// The addresses that it had; links of others to a source that is down use them.
+    pub(crate) addresses: Option<Addresses>,
+}
+
+/// The addresses of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Addresses {
+    pub(crate) ipv4: Ipv4Addr,
+    pub(crate) ipv6: Option<Ipv6Addr>,
+}
+
+/// A run in progress. Kept only while the machine is up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Run {
+    pub(crate) version: u32,
+    pub(crate) container_id: String,
+    pub(crate) phase: RunPhase,
+    pub(crate) started_at_ns: i64,
+    /// The first process as this host sees it; 0 until it runs.
+    pub(crate) pid: i32,
+    pub(crate) network: Option<NetworkSettings>,
+    /// The environment of the first process, which exec gets too.
+    pub(crate) env: Vec<String>,
+    /// The lines of the hosts file that the engine owns.
+    pub(crate) hosts_lines: Vec<HostsLine>,
+}
+
+/// How far a run has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum RunPhase {
+    /// Side effects may exist; nothing is promised yet.
+    Starting,
+    /// The first process runs.
+    Running,
+}
+
+/// What netd gave to a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct NetworkSettings {
+    pub(crate) network: String,
+    pub(crate) mac_address: String,
+    pub(crate) ipv4_address: Ipv4Addr,
+    pub(crate) ipv4_prefix: u32,
+    pub(crate) ipv4_gateway: String,
+    pub(crate) ipv6_address: Option<Ipv6Addr>,
+    pub(crate) ipv6_prefix: u32,
+    pub(crate) ipv6_gateway: String,
+    pub(crate) netns_path: String,
+    pub(crate) published: Vec<PortMapping>,
+}
+
+/// A line of a hosts file that belongs to a link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HostsLine {
+    /// The alias of the link.
+    pub(crate) alias: String,
+    /// The line as it stands in the file, without its end.
+    pub(crate) text: String,
+}
+
+impl Record {
+    /// The first twelve digits of the id, which people see.
+    pub(crate) fn short_id(&self) -> &str {
+        self.id.get(..12).unwrap_or(&self.id)
+    }
+
+    /// The host name: the configured one, or the short id.
+    pub(crate) fn hostname(&self) -> &str {
+        if self.config.hostname.is_empty() {
+            self.short_id()
+        } else {
+            &self.config.hostname
+        }
+    }
+
+    /// The command and its arguments.
+    pub(crate) fn args(&self) -> Vec<String> {
+        self.config
+            .entrypoint
+            .iter()
+            .chain(&self.config.command)
+            .cloned()
+            .collect()
+    }
+
+    /// The variables of this container that a link may carry: those that were
+    /// configured, without HOME, PATH and the private ones.
+    pub(crate) fn shareable_env(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.config
+            .env
+            .iter()
+            .filter_map(|entry| entry.split_once('='))
+            .filter(|(name, _)| {
+                *name != "HOME"
+                    && *name != "PATH"
+                    && !self.config.private_env.iter().any(|p| p == name)
+            })
+    }
+
+    /// The ports to ask netd for: those given, and with `publish_all` one for each
+    /// exposed port that no mapping names.
+    pub(crate) fn wanted_mappings(&self) -> Vec<PortMapping> {
+        let mut mappings = self.host.port_mappings.clone();
+        if self.host.publish_all {
+            let more: Vec<PortMapping> = self
+                .config
+                .exposed
+                .iter()
+                .filter(|port| !mappings.iter().any(|m| m.container == **port))
+                .map(|port| PortMapping {
+                    container: *port,
+                    host_port: 0,
+                    host_port_end: 0,
+                    host_ip: String::new(),
+                })
+                .collect();
+            mappings.extend(more);
+        }
+        mappings
+    }
+}
+
+impl NetworkSettings {
+    /// The addresses.
+    pub(crate) fn addresses(&self) -> Addresses {
+        Addresses {
+            ipv4: self.ipv4_address,
+            ipv6: self.ipv6_address,
+        }
+    }
+}
