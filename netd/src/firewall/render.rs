@@ -195,8 +195,14 @@ fn new_set(set: SetName, id: u32) -> Message {
             .put_be32(7, length(set.value()));
     }
     message.put_be32(10, id);
+    if set.key() == [DataType::Ifname] {
+        message.put(13, &HOST_ENDIAN_KEY);
+    }
     message
 }
+
+/// Tells nft(8) to show a key as text; the kernel does not look at it.
+const HOST_ENDIAN_KEY: [u8; 6] = [0, 4, 1, 0, 0, 0];
 
 /// nft's number of a concatenation: six bits a field.
 fn type_number(fields: &[DataType]) -> u32 {

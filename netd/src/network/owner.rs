@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use super::device;
 use super::error::{self, NetworkError};
-use super::model::{AttachRequest, Endpoint, EndpointId, Name, Protocol, Subnets};
+use super::model::{AttachRequest, Endpoint, EndpointId, InvalidValue, Name, Protocol, Subnets};
 use super::port::{Reservation, Reserved, Reserver};
 use super::registry::Registry;
 use super::{ChangeKind, LeaseFate, Publisher, Request};
@@ -92,18 +92,7 @@ impl Owner {
         if let Some(existing) = self.registry.find(&request.id) {
             return Ok(Arc::clone(existing));
         }
-        if let Some(holder) = self.registry.find_name(&request.name) {
-            return Err(NetworkError::NameAttached {
-                name: request.name,
-                holder: holder.id.clone(),
-            });
-        }
-        if self.registry.len() >= BRIDGE_PORT_LIMIT {
-            return Err(NetworkError::BridgeFull {
-                bridge: self.settings.bridge_name.clone(),
-                limit: BRIDGE_PORT_LIMIT,
-            });
-        }
+        self.admit(&request)?;
         let (addresses, novelty) = self.leases.grant(&request.name)?;
         let name = request.name.clone();
         let attached = self.reserve(&request).and_then(|reserved| {
@@ -133,6 +122,30 @@ impl Owner {
             self.return_lease(&name, novelty);
         }
         attached
+    }
+
+    /// What must hold before anything is done.
+    fn admit(&self, request: &AttachRequest) -> Result<(), NetworkError> {
+        if let Some(holder) = self.registry.find_name(&request.name) {
+            return Err(NetworkError::NameAttached {
+                name: request.name.clone(),
+                holder: holder.id.clone(),
+            });
+        }
+        if self.registry.len() >= BRIDGE_PORT_LIMIT {
+            return Err(NetworkError::BridgeFull {
+                bridge: self.settings.bridge_name.clone(),
+                limit: BRIDGE_PORT_LIMIT,
+            });
+        }
+        // The device is named after the id, and two cannot have one name.
+        if let Some(other) = self.registry.find_ifname(&request.id) {
+            return Err(NetworkError::Invalid(InvalidValue(format!(
+                "the endpoint id must differ from {} in its first ten digits",
+                other.short()
+            ))));
+        }
+        Ok(())
     }
 
     fn reserve(&self, request: &AttachRequest) -> Result<Reserved, NetworkError> {

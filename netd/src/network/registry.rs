@@ -64,6 +64,12 @@ impl Registry {
         self.endpoints.get(self.names.get(name)?)
     }
 
+    /// The id whose device has the name that the device of this one would have.
+    pub(crate) fn find_ifname(&self, id: &EndpointId) -> Option<&EndpointId> {
+        let ifname = id.ifname();
+        self.endpoints.keys().find(|other| other.ifname() == ifname)
+    }
+
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.endpoints.len()

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::path::Path;
 use std::thread;
 
 use nix::sched::CloneFlags;
@@ -17,7 +17,7 @@ pub(crate) const LAN6: &str = "2001:db8::2";
 
 /// Connects a neighbour to the world; returns where its namespace is pinned.
 pub(crate) fn connect(world: &World) -> String {
-    let pin = pin_new_netns(world.path().join("lan"));
+    let pin = pin_new_netns(&world.path().join("lan"));
     let netns = File::open(&pin).unwrap();
     world.netlink(async |handle| {
         handle
@@ -88,9 +88,9 @@ async fn configure(handle: &rtnetlink::Handle, name: &str, ips: [&str; 2]) {
     bring_up(handle, index).await;
 }
 
-fn pin_new_netns(path: PathBuf) -> String {
-    File::create(&path).unwrap();
-    let target = path.clone();
+fn pin_new_netns(path: &Path) -> String {
+    File::create(path).unwrap();
+    let target = path.to_owned();
     thread::spawn(move || {
         nix::sched::unshare(CloneFlags::CLONE_NEWNET).unwrap();
         fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0").unwrap();

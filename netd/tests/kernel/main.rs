@@ -1,5 +1,11 @@
 //! netd against the real kernel, with real packets. Each test has namespaces of its own.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "helpers of tests fail by panic, and name what they skip"
+)]
+
 mod adoption;
 mod lan;
 mod links;
