@@ -160,6 +160,24 @@ pub(crate) fn delete(index: u32) -> Message {
     Message::new(libc::RTM_DELLINK, 0, &fixed(index, 0))
 }
 
+/// A socket that hears of devices that go.
+pub(crate) fn watch() -> Result<NetlinkSocket, NetlinkError> {
+    const GROUP_LINK: u32 = 1;
+    let mut socket = NetlinkSocket::open(libc::NETLINK_ROUTE)?;
+    socket.subscribe(GROUP_LINK)?;
+    Ok(socket)
+}
+
+/// Waits until a device is gone. A bridge announces likewise that a port has left it,
+/// but as its own family.
+pub(crate) fn wait_until_gone(watch: &mut NetlinkSocket, index: u32) -> Result<(), NetlinkError> {
+    watch.wait(|kind, payload| {
+        kind == libc::RTM_DELLINK
+            && payload.first() == Some(&0)
+            && u32_at(payload, 4) == Some(index)
+    })
+}
+
 /// The device of this name.
 pub(crate) fn find(socket: &mut NetlinkSocket, name: &str) -> Result<Option<Device>, NetlinkError> {
     let mut message = Message::new(libc::RTM_GETLINK, 0, &fixed(0, 0));

@@ -138,6 +138,29 @@ impl NetlinkSocket {
             .map(drop)
     }
 
+    /// Receives the notifications of a group from now on.
+    pub(crate) fn subscribe(&mut self, group: u32) -> Result<(), NetlinkError> {
+        self.socket
+            .add_membership(group)
+            .map_err(|source| NetlinkError::Socket {
+                act: "subscribe",
+                source,
+            })
+    }
+
+    /// Waits for a notification that is looked for.
+    pub(crate) fn wait(
+        &mut self,
+        is_looked_for: impl Fn(u16, &[u8]) -> bool,
+    ) -> Result<(), NetlinkError> {
+        loop {
+            self.receive()?;
+            if messages_in(&self.buffer).any(|(kind, _, _, payload)| is_looked_for(kind, payload)) {
+                return Ok(());
+            }
+        }
+    }
+
     /// Sends one request and collects its answers.
     pub(crate) fn query(&mut self, message: Message) -> Result<Vec<Reply>, NetlinkError> {
         self.exchange(vec![message.acknowledged()], Completion::Last)
@@ -174,6 +197,17 @@ impl NetlinkSocket {
         self.collect(first, awaited, completion)
     }
 
+    fn receive(&mut self) -> Result<(), NetlinkError> {
+        self.buffer.clear();
+        self.socket
+            .recv(&mut self.buffer, 0)
+            .map(drop)
+            .map_err(|source| NetlinkError::Socket {
+                act: "receive",
+                source,
+            })
+    }
+
     /// Reads until the answer to `awaited` is complete.
     fn collect(
         &mut self,
@@ -184,13 +218,7 @@ impl NetlinkSocket {
         let mut replies = Vec::new();
         let mut refusal = None;
         loop {
-            self.buffer.clear();
-            self.socket
-                .recv(&mut self.buffer, 0)
-                .map_err(|source| NetlinkError::Socket {
-                    act: "receive",
-                    source,
-                })?;
+            self.receive()?;
             for (kind, sequence, flags, payload) in messages_in(&self.buffer) {
                 let index = sequence.wrapping_sub(first);
                 if index > awaited.wrapping_sub(first) {

@@ -3,9 +3,11 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsFd;
+use std::thread;
 
 use super::error::{NetworkError, device};
 use super::model::{ALIAS_PREFIX, Endpoint, EndpointId, Subnets};
+use super::owner::chain;
 use crate::netlink::address::Address;
 use crate::netlink::link::VethPair;
 use crate::netlink::{Message, NetlinkSocket, address, link, neighbour, route};
@@ -70,13 +72,33 @@ pub(crate) fn connect(
 
 /// Removes the pair, if it is there and bears our stamp.
 pub(crate) fn remove(socket: &mut NetlinkSocket, id: &EndpointId) -> Result<(), NetworkError> {
+    // Watched before it is looked for, so that it cannot go unheard.
+    let mut watch = link::watch().map_err(device("watch devices"))?;
     let found = link::find(socket, &id.ifname()).map_err(device("look for the bridge port"))?;
     // A pair that was just made has no stamp yet: the kernel stamps only what exists.
     let Some(found) = found.filter(|device| device.alias.is_empty() || device.alias == id.alias())
     else {
         return Ok(());
     };
-    tolerate_absence(socket, link::delete(found.index), "remove the devices")
+    remove_in_background(found.index)?;
+    link::wait_until_gone(&mut watch, found.index).map_err(device("wait for the devices to go"))
+}
+
+/// The kernel lets the caller wait for a grace period, some 20 ms, after the device is
+/// gone. A thread that is thrown away has the time; the owner does not.
+fn remove_in_background(index: u32) -> Result<(), NetworkError> {
+    let mut socket =
+        NetlinkSocket::open(libc::NETLINK_ROUTE).map_err(device("open a netlink socket"))?;
+    let remove = move || {
+        if let Err(error) = tolerate_absence(&mut socket, link::delete(index), "remove the devices")
+        {
+            tracing::error!(ifindex = index, error = %chain(&error), "device not removed");
+        }
+    };
+    let spawned = thread::Builder::new()
+        .name("unlink".to_owned())
+        .spawn(remove);
+    spawned.map(drop).map_err(NetworkError::Thread)
 }
 
 /// Forgets where the addresses of an endpoint are.

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! attach: lease, ports ─ row "attaching" ─ netns ─ firewall ─ devices ─ row "attached"
-//! detach: row "detaching" ─ firewall ─ conntrack ─ devices ─ netns ─ no row
+//! detach: row "detaching" ─ openings ─ conntrack ─ devices ─ pins ─ netns ─ no row
 //! ```
 //!
-//! The firewall opens before the device is there and closes before it goes, so that a
-//! bridge port is pinned for as long as it exists.
+//! The firewall pins a bridge port to its addresses before the device is there, and until
+//! it is gone.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -19,6 +19,7 @@ use super::model::{AttachRequest, Endpoint, EndpointId, InvalidValue, Name, Prot
 use super::port::{Reservation, Reserved, Reserver};
 use super::registry::Registry;
 use super::{ChangeKind, LeaseFate, Publisher, Request};
+use crate::firewall::expression::Family;
 use crate::firewall::{Difference, Elements, Firewall};
 use crate::ipam::Leases;
 use crate::ipam::pool::Novelty;
@@ -214,9 +215,13 @@ impl Owner {
     /// Removes everything of an endpoint that is in the kernel, and its row if nothing is
     /// left. Goes on after a failure and returns every error.
     pub(super) fn unmake(&mut self, endpoint: &Endpoint) -> Vec<NetworkError> {
-        let removed = self.registry.elements_of(endpoint);
+        let (pins, openings) = self
+            .registry
+            .elements_of(endpoint)
+            .into_iter()
+            .partition::<Elements, _>(|((set, _), _)| set.family() == Family::Bridge);
         let steps = [
-            self.close(&removed),
+            self.close(&openings),
             self.flush(|entry| {
                 entry.mentions(endpoint.addresses.ipv4.into())
                     || entry.mentions(endpoint.addresses.ipv6.into())
@@ -224,6 +229,8 @@ impl Owner {
             .map_err(error::device("flush connection tracking")),
             device::forget(&mut self.routing, self.bridge_index, endpoint),
             device::remove(&mut self.routing, &endpoint.id),
+            // A port that is there is pinned: without its pins it could speak as another.
+            self.close(&pins),
             self.netns.remove(&endpoint.id).map_err(NetworkError::from),
         ];
         let mut errors: Vec<_> = steps.into_iter().filter_map(Result::err).collect();

@@ -55,7 +55,8 @@ fn class(error: &NetworkError) -> (Code, ErrorReason) {
         | NetworkError::Sysctl(_)
         | NetworkError::Device { .. }
         | NetworkError::Firewall(_)
-        | NetworkError::Reserve(_) => (Code::Internal, ErrorReason::Internal),
+        | NetworkError::Reserve(_)
+        | NetworkError::Thread(_) => (Code::Internal, ErrorReason::Internal),
     }
 }
 

@@ -79,7 +79,7 @@ impl World {
             .spawn(move || {
                 enter_new_namespaces();
                 let mut world = World {
-                    directory: tempfile::tempdir().unwrap(),
+                    directory: new_directory(),
                     daemon: None,
                     flags: Vec::new(),
                 };
@@ -194,6 +194,8 @@ impl Drop for World {
             drop(daemon.kill());
             drop(daemon.wait());
         }
+        let run = self.path().join("run");
+        rustix::mount::unmount(&run, rustix::mount::UnmountFlags::DETACH).ok();
     }
 }
 
@@ -207,6 +209,23 @@ pub(crate) fn new_runtime() -> tokio::runtime::Runtime {
 pub(crate) async fn bring_up(handle: &rtnetlink::Handle, index: u32) {
     let message = rtnetlink::LinkUnspec::new_with_index(index).up().build();
     handle.link().set(message).execute().await.unwrap();
+}
+
+/// A directory of which `run` is in memory, as `/run` is.
+fn new_directory() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let run = directory.path().join("run");
+    fs::create_dir(&run).unwrap();
+    let options = Some(c"mode=0755");
+    rustix::mount::mount(
+        "none",
+        &run,
+        "tmpfs",
+        rustix::mount::MountFlags::empty(),
+        options,
+    )
+    .unwrap();
+    directory
 }
 
 fn enter_new_namespaces() {
