@@ -1,0 +1,288 @@
+//! `inspect`: everything about a container or an image, in the shape that Docker's users know.
+//!
+//! Keys are never left out: a program that indexes them finds a zero value.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use linkspan_proto::net_v1::{Port, PortMapping};
+use linkspan_proto::runtime_v1 as wire;
+use serde_json::{Map, Value as Json, json};
+
+use super::ps::state_word;
+use super::time::rfc3339;
+use crate::args::InspectArguments;
+use crate::client::Client;
+use crate::error::is_not_found;
+use crate::printer;
+use crate::template::Format;
+
+/// Prints objects; one that does not exist makes the command fail, after the others.
+pub(crate) async fn run(mut client: Client, arguments: InspectArguments) -> anyhow::Result<ExitCode> {
+    let format = arguments.format.as_deref().filter(|text| !text.is_empty());
+    let template = format.filter(|text| *text != "json").map(Format::parse).transpose()?;
+    let mut objects = Vec::new();
+    let mut missing = Vec::new();
+    for name in arguments.names {
+        match find(&mut client, &name, arguments.kind.as_deref()).await? {
+            Some(object) => objects.push(object),
+            None => missing.push(name),
+        }
+    }
+    match (template, format) {
+        (Some(template), _) => {
+            for object in &objects {
+                printer::line(&template.render(object)?)?;
+            }
+        }
+        (None, Some(_json)) => printer::line(&Json::Array(objects).to_string())?,
+        (None, None) => printer::line(&indented(&Json::Array(objects))?)?,
+    }
+    for name in &missing {
+        printer::talk(&format!("linkspan: no container or image has the id or name `{name}`"));
+    }
+    Ok(if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn find(client: &mut Client, name: &str, kind: Option<&str>) -> anyhow::Result<Option<Json>> {
+    if kind != Some("image") {
+        let request = wire::GetContainerRequest { container: name.to_owned() };
+        match client.containers.get_container(request).await {
+            Ok(response) => {
+                return Ok(response.into_inner().container.map(|c| container_json(&c)));
+            }
+            Err(status) if is_not_found(&status) => {}
+            Err(status) => return Err(status.into()),
+        }
+    }
+    if kind == Some("container") {
+        return Ok(None);
+    }
+    match client.images.get_image(wire::GetImageRequest { image: name.to_owned() }).await {
+        Ok(response) => Ok(response.into_inner().image.map(|image| image_json(&image))),
+        // A name that no image could have is one that does not exist.
+        Err(status) if is_not_found(&status) || status.code() == tonic::Code::InvalidArgument => Ok(None),
+        Err(status) => Err(status.into()),
+    }
+}
+
+/// JSON with four spaces, as Docker indents it.
+fn indented(value: &Json) -> anyhow::Result<String> {
+    let mut bytes = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, formatter);
+    serde::Serialize::serialize(value, &mut serializer)?;
+    Ok(String::from_utf8(bytes)?)
+}
+
+fn container_json(container: &wire::Container) -> Json {
+    let config = container.config.clone().unwrap_or_default();
+    let host = container.host_config.clone().unwrap_or_default();
+    let mut args: Vec<&String> = config.entrypoint.iter().chain(&config.command).collect();
+    let path = if args.is_empty() { String::new() } else { args.remove(0).clone() };
+    let state = state_word(container.state());
+    json!({
+        "Id": container.id,
+        "Created": rfc3339(container.created_at.as_ref()),
+        "Path": path,
+        "Args": args,
+        "State": {
+            "Status": state,
+            "Running": state == "running" || state == "paused",
+            "Paused": state == "paused",
+            "Restarting": false,
+            "OOMKilled": container.oom_killed,
+            "Dead": false,
+            "Pid": container.pid,
+            "ExitCode": container.exit_code,
+            "Error": container.error,
+            "StartedAt": rfc3339(container.started_at.as_ref()),
+            "FinishedAt": rfc3339(container.finished_at.as_ref()),
+        },
+        "Image": container.image_id,
+        "ResolvConfPath": container.resolv_conf_path,
+        "HostnamePath": container.hostname_path,
+        "HostsPath": container.hosts_path,
+        "LogPath": container.log_path,
+        "Name": format!("/{}", container.name),
+        "RestartCount": container.restart_count,
+        "Driver": "overlay",
+        "Platform": "linux",
+        "MountLabel": "",
+        "ProcessLabel": "",
+        "AppArmorProfile": "",
+        "ExecIDs": null,
+        "HostConfig": host_json(&container.name, &host),
+        "Mounts": [],
+        "Config": config_json(container, &config),
+        "NetworkSettings": network_json(container),
+    })
+}
+
+fn config_json(container: &wire::Container, config: &wire::ContainerConfig) -> Json {
+    let exposed: Map<String, Json> =
+        container.exposed_ports.iter().map(|port| (port.to_string(), json!({}))).collect();
+    let env: Vec<&String> = config.env.iter().chain(&config.private_env).collect();
+    let labels: BTreeMap<_, _> = config.labels.iter().collect();
+    json!({
+        "Hostname": config.hostname,
+        "Domainname": config.domainname,
+        "User": config.user,
+        "AttachStdin": false,
+        "AttachStdout": false,
+        "AttachStderr": false,
+        "ExposedPorts": exposed,
+        "Tty": config.tty,
+        "OpenStdin": config.open_stdin,
+        "StdinOnce": config.open_stdin,
+        "Env": env,
+        "Cmd": config.command,
+        "Image": config.image,
+        "Volumes": null,
+        "WorkingDir": config.working_dir,
+        "Entrypoint": if config.entrypoint.is_empty() { Json::Null } else { json!(config.entrypoint) },
+        "OnBuild": null,
+        "Labels": labels,
+        "StopSignal": config.stop_signal,
+        "StopTimeout": config.stop_timeout.as_ref().map(|timeout| timeout.seconds),
+    })
+}
+
+fn host_json(name: &str, host: &wire::HostConfig) -> Json {
+    let links: Vec<String> =
+        host.links.iter().map(|link| format!("/{}:/{name}/{}", link.source, link.alias)).collect();
+    let mut bindings: BTreeMap<String, Vec<Json>> = BTreeMap::new();
+    for mapping in &host.port_mappings {
+        bindings.entry(mapping.inner_port().to_string()).or_default().push(binding(mapping));
+    }
+    let tmpfs: BTreeMap<_, _> = host.tmpfs.iter().collect();
+    json!({
+        "Binds": null,
+        "LogConfig": {"Type": "cri", "Config": {}},
+        "NetworkMode": host.network_mode,
+        "PortBindings": bindings,
+        "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+        "AutoRemove": host.auto_remove,
+        "Links": links,
+        "CapAdd": host.cap_add,
+        "CapDrop": host.cap_drop,
+        "Dns": host.dns,
+        "DnsOptions": host.dns_options,
+        "DnsSearch": host.dns_search,
+        "ExtraHosts": host.extra_hosts,
+        "GroupAdd": host.group_add,
+        "Privileged": false,
+        "PublishAllPorts": host.publish_all_ports,
+        "ReadonlyRootfs": host.read_only_rootfs,
+        "SecurityOpt": host.security_options,
+        "Tmpfs": tmpfs,
+        "ShmSize": if host.shm_size_bytes == 0 { 64 << 20 } else { host.shm_size_bytes },
+        "Memory": host.memory_bytes,
+        "MemorySwap": host.memory_swap_bytes,
+        "NanoCpus": host.nano_cpus,
+        "CpuShares": host.cpu_shares,
+        "CpusetCpus": host.cpuset_cpus,
+        "PidsLimit": if host.pids_limit == 0 { 2048 } else { host.pids_limit },
+        "Init": host.init,
+    })
+}
+
+fn network_json(container: &wire::Container) -> Json {
+    let running = container.network_settings.is_some();
+    let network = container.network_settings.clone().unwrap_or_default();
+    let mut ports: BTreeMap<String, Json> = BTreeMap::new();
+    if running {
+        ports.extend(container.exposed_ports.iter().map(|port: &Port| (port.to_string(), Json::Null)));
+    }
+    for mapping in &network.published {
+        let entry = ports.entry(mapping.inner_port().to_string()).or_insert(Json::Null);
+        match entry.as_array_mut() {
+            Some(list) => list.push(binding(mapping)),
+            None => *entry = json!([binding(mapping)]),
+        }
+    }
+    let bridge = json!({
+        "IPAMConfig": null,
+        "Links": null,
+        "Aliases": null,
+        "NetworkID": "bridge",
+        "EndpointID": container.id,
+        "Gateway": network.ipv4_gateway,
+        "IPAddress": network.ipv4_address,
+        "IPPrefixLen": network.ipv4_prefix,
+        "IPv6Gateway": network.ipv6_gateway,
+        "GlobalIPv6Address": network.ipv6_address,
+        "GlobalIPv6PrefixLen": network.ipv6_prefix,
+        "MacAddress": network.mac_address,
+    });
+    json!({
+        "Bridge": "",
+        "SandboxID": container.id,
+        "Ports": ports,
+        "Gateway": network.ipv4_gateway,
+        "IPAddress": network.ipv4_address,
+        "IPPrefixLen": network.ipv4_prefix,
+        "IPv6Gateway": network.ipv6_gateway,
+        "GlobalIPv6Address": network.ipv6_address,
+        "GlobalIPv6PrefixLen": network.ipv6_prefix,
+        "MacAddress": network.mac_address,
+        "Networks": {"bridge": bridge},
+    })
+}
+
+fn binding(mapping: &PortMapping) -> Json {
+    let port = match (mapping.host_port, mapping.host_port_end) {
+        (0, _) => String::new(),
+        (first, 0) => first.to_string(),
+        (first, last) => format!("{first}-{last}"),
+    };
+    json!({"HostIp": mapping.host_ip, "HostPort": port})
+}
+
+fn image_json(image: &wire::Image) -> Json {
+    let exposed: Map<String, Json> =
+        image.exposed_ports.iter().map(|port| (port.to_string(), json!({}))).collect();
+    let labels: BTreeMap<_, _> = image.labels.iter().collect();
+    json!({
+        "Id": image.id,
+        "RepoTags": image.references,
+        "RepoDigests": [],
+        "Parent": "",
+        "Comment": "",
+        "Created": rfc3339(image.created_at.as_ref()),
+        "Author": "",
+        "Config": {
+            "User": image.user,
+            "ExposedPorts": exposed,
+            "Env": image.env,
+            "Cmd": image.command,
+            "WorkingDir": image.working_dir,
+            "Entrypoint": if image.entrypoint.is_empty() { Json::Null } else { json!(image.entrypoint) },
+            "Labels": labels,
+            "StopSignal": image.stop_signal,
+        },
+        "Architecture": image.architecture,
+        "Os": image.os,
+        "Size": image.size_bytes,
+        "RootFS": {"Type": "layers", "Layers": image.layers},
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows S12 to S14, S26 and S27.
+    #[test]
+    fn a_container_has_the_keys_that_dockers_users_index() {
+        let mut container = wire::Container { name: "web".to_owned(), ..Default::default() };
+        let link = |source: &str| wire::LinkConfig { source: source.to_owned(), alias: "db".to_owned(), env: String::new() };
+        assert_eq!(container_json(&container)["HostConfig"]["Links"], json!([]));
+        container.host_config = Some(wire::HostConfig { links: vec![link("db")], ..Default::default() });
+        let object = container_json(&container);
+        assert_eq!(object["Name"], "/web");
+        assert_eq!(object["HostConfig"]["Links"], json!(["/db:/web/db"]));
+        assert_eq!(object["NetworkSettings"]["Ports"], json!({}));
+        assert_eq!(object["State"]["Running"], false);
+    }
+}
