@@ -31,7 +31,11 @@ pub(crate) fn run(check: bool) -> anyhow::Result<ExitCode> {
     if check {
         let stale: Vec<&String> = {
             let old = read_all(&committed)?;
-            fresh.iter().filter(|(name, text)| old.get(*name) != Some(text)).map(|(n, _)| n).collect()
+            fresh
+                .iter()
+                .filter(|(name, text)| old.get(*name) != Some(text))
+                .map(|(n, _)| n)
+                .collect()
         };
         if stale.is_empty() {
             return Ok(ExitCode::SUCCESS);

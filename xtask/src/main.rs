@@ -6,7 +6,13 @@
 #![forbid(unsafe_code)]
 
 mod codegen;
+mod images;
+mod sandbox;
+mod tools;
+mod workspace;
 
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -26,10 +32,37 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Make the images that tests and the demo run
+    Images {
+        /// Where the archives go [default: target/images]
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
+    /// Run a command, or a shell, in a sandbox with the engine
+    Sandbox {
+        /// Run it on the LAN host
+        #[arg(long)]
+        lan: bool,
+        /// What to run [default: $SHELL]
+        #[arg(trailing_var_arg = true, value_name = "COMMAND")]
+        command: Vec<OsString>,
+    },
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
         Command::Codegen { check } => codegen::run(check),
+        Command::Images { out } => {
+            images::make(&out.unwrap_or_else(images::default_directory))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Sandbox { lan, command } => {
+            let place = if lan {
+                sandbox::Place::Lan
+            } else {
+                sandbox::Place::Host
+            };
+            sandbox::run(place, &command)
+        }
     }
 }
