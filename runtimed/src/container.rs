@@ -65,9 +65,10 @@ pub(crate) enum ContainerError {
     #[error("cannot link to `{source_name}`: no container has that id or name")]
     LinkSourceMissing { source_name: String },
     #[error(
-        "cannot start `{consumer}`: its link `{alias}` needs container `{source_name}`, which is not running; start it first: linkspan start {source_name}"
+        "cannot start {consumer}: its link `{alias}` needs container `{source_name}`, which is not running; start it first: linkspan start {source_name}"
     )]
     LinkSourceDown {
+        /// A quoted name, or words for a container that has none yet.
         consumer: String,
         alias: String,
         source_name: String,

@@ -4,9 +4,11 @@
 //! store remembers gets its owner back, and what no store remembers is removed.
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use anyhow::Context;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -28,6 +30,8 @@ pub(crate) struct Engine {
     pub(crate) network: NetworkClient,
     pub(crate) events: Events,
     pub(crate) containers: Containers,
+    /// A read-only view of the shim's program.
+    pub(crate) shim_program: OwnedFd,
     /// Every task that the engine spawns.
     pub(crate) tracker: TaskTracker,
     /// Counts changes of names and addresses; containers with links watch it.
@@ -56,6 +60,8 @@ impl Engine {
             std::fs::create_dir_all(&directory)
                 .map_err(|e| anyhow::anyhow!("make `{}`: {e}", directory.display()))?;
         }
+        let shim_program = linkspan_sys::mount::read_only_program(&config.shim)
+            .with_context(|| format!("open the shim `{}`", config.shim.display()))?;
         let store = Arc::new(Store::open(&config.root, &config.run)?);
         let images = Images::open(&config.root, Arc::clone(&store))?;
         let network = NetworkClient::new(&config.run.join("netd.sock"));
@@ -66,6 +72,7 @@ impl Engine {
             network,
             events: Events::new(),
             containers: Containers::default(),
+            shim_program,
             tracker: TaskTracker::new(),
             names: watch::channel(0).0,
         }))

@@ -180,12 +180,10 @@ impl NetworkClient {
         F: Future<Output = Result<tonic::Response<T>, Status>>,
     {
         let deadline = Instant::now() + NETD_DEADLINE;
+        // None at first: to give a watch up costs the kernel a grace period, and netd is
+        // nearly always there.
+        let mut watch = None;
         loop {
-            // Made before the call, so that what happens during it is not missed.
-            let watch = self
-                .socket
-                .parent()
-                .and_then(|run| DirectoryWatch::new(run).ok());
             match attempt(NetworkServiceClient::new(self.channel.clone())).await {
                 Ok(response) => return Ok(response.into_inner()),
                 Err(status) if !is_absent(&status) => {
@@ -200,7 +198,16 @@ impl NetworkClient {
                     socket: self.socket.clone(),
                 });
             }
-            wait_for_change(watch, deadline).await;
+            match &watch {
+                // Tried once more under the watch, so that no arrival falls in between.
+                None => {
+                    watch = self
+                        .socket
+                        .parent()
+                        .and_then(|run| DirectoryWatch::new(run).ok())
+                }
+                Some(watch) => wait_for_change(watch, deadline).await,
+            }
         }
     }
 }
@@ -213,16 +220,12 @@ fn is_absent(status: &Status) -> bool {
 
 /// Waits for a change of the socket's directory, and at most a quarter of a second: a socket
 /// that exists may not be listening yet, which no event tells.
-async fn wait_for_change(watch: Option<DirectoryWatch>, deadline: Instant) {
+async fn wait_for_change(watch: &DirectoryWatch, deadline: Instant) {
     let latest = deadline.min(Instant::now() + Duration::from_millis(250));
-    let changed = async {
-        match &watch {
-            Some(watch) => drop(watch.changed().await),
-            None => std::future::pending().await,
-        }
-    };
     // Either outcome leads to another attempt.
-    let _ = tokio::time::timeout_at(latest, changed).await.is_ok();
+    let _ = tokio::time::timeout_at(latest, watch.changed())
+        .await
+        .is_ok();
 }
 
 fn settings(endpoint: Endpoint) -> Result<NetworkSettings, NetworkError> {

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -90,8 +91,11 @@ impl ShimProcess {
 }
 
 /// Starts a shim whose socket is in `directory`. Its messages go to a file there.
+///
+/// `program` is a read-only view of the shim, so that no container can ever write the file
+/// that the next shim is made of (CVE-2019-5736).
 pub(crate) fn spawn(
-    program: &Path,
+    program: &OwnedFd,
     id: &str,
     cgroup: &str,
     directory: &Path,
@@ -101,8 +105,10 @@ pub(crate) fn spawn(
         .create(true)
         .append(true)
         .open(directory.join("shim.log"))?;
+    let program = format!("/proc/self/fd/{}", program.as_raw_fd());
     let mut command = std::process::Command::new(program);
     command
+        .arg0("linkspan-shim")
         .args(["--id", id, "--cgroup", cgroup])
         .env_clear()
         .current_dir("/")

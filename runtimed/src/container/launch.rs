@@ -93,7 +93,10 @@ pub(crate) fn check_links(record: &Record, links: &[ResolvedLink]) -> Result<()>
     match links.iter().find(|link| link.current().is_none()) {
         None => Ok(()),
         Some(down) => Err(ContainerError::LinkSourceDown {
-            consumer: record.name.clone(),
+            consumer: match record.name.as_str() {
+                "" => "the container".to_owned(),
+                name => format!("`{name}`"),
+            },
             alias: down.link.alias.clone(),
             source_name: down.link.source.clone(),
         }),
@@ -153,10 +156,8 @@ async fn start(
     let directory = engine.run_dir(&record.id);
     make_directory(&directory)?;
     // The shim makes its control groups while netd makes the network.
-    let process =
-        shim_client::spawn(&engine.config.shim, &record.id, &paths.cgroup, &directory).map_err(
-            files(format!("run the shim `{}`", engine.config.shim.display())),
-        )?;
+    let process = shim_client::spawn(&engine.shim_program, &record.id, &paths.cgroup, &directory)
+        .map_err(files("run the shim".to_owned()))?;
     engine.tracker.spawn(async move {
         if let Err(error) = process.reap().await {
             tracing::warn!(%error, "wait for a shim, ignoring");
