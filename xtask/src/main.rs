@@ -5,9 +5,13 @@
 
 #![forbid(unsafe_code)]
 
+mod check;
 mod codegen;
+mod demo;
 mod images;
 mod sandbox;
+mod test;
+mod tidy;
 mod tools;
 mod workspace;
 
@@ -32,6 +36,19 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Run every check of the code itself
+    Check,
+    /// Tell the manual's story with real containers
+    Demo {
+        /// Set for the process in the sandbox: what the images are made of
+        #[arg(long, hide = true, value_name = "KIND")]
+        inside: Option<String>,
+    },
+    /// Run every test, or those whose names contain FILTER
+    Test {
+        /// A part of the names
+        filter: Option<String>,
+    },
     /// Make the images that tests and the demo run
     Images {
         /// Where the archives go [default: target/images]
@@ -52,6 +69,10 @@ enum Command {
 fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
         Command::Codegen { check } => codegen::run(check),
+        Command::Check => Ok(check::run()),
+        Command::Demo { inside: None } => demo::run(),
+        Command::Demo { inside: Some(kind) } => demo::inside(&kind),
+        Command::Test { filter } => test::run(filter.as_deref()),
         Command::Images { out } => {
             images::make(&out.unwrap_or_else(images::default_directory))?;
             Ok(ExitCode::SUCCESS)
