@@ -12,7 +12,12 @@ use self::create::CreateArguments;
 
 /// Containers that find each other over links, closed to everyone else.
 #[derive(Debug, Parser)]
-#[command(name = "linkspan", version, propagate_version = false, subcommand_required = true)]
+#[command(
+    name = "linkspan",
+    version,
+    propagate_version = false,
+    subcommand_required = true
+)]
 pub(crate) struct Arguments {
     /// The engine to talk to, as unix:///PATH; also LINKSPAN_HOST
     #[arg(short = 'H', long, global = true, value_name = "URL")]
@@ -225,7 +230,12 @@ pub(crate) struct ExecArguments {
     /// The container
     pub(crate) container: String,
     /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
     pub(crate) command: Vec<String>,
 }
 
@@ -355,10 +365,14 @@ mod tests {
 
     #[test]
     fn options_of_run_end_at_the_image() {
-        let arguments =
-            Arguments::try_parse_from(["linkspan", "run", "-it", "--rm", "-P", "--link", "db:db", "-h", "me", "img", "sh", "-c", "x", "-P"])
-                .unwrap();
-        let Command::Run(run) = arguments.command else { panic!("not run") };
+        let arguments = Arguments::try_parse_from([
+            "linkspan", "run", "-it", "--rm", "-P", "--link", "db:db", "-h", "me", "img", "sh",
+            "-c", "x", "-P",
+        ])
+        .unwrap();
+        let Command::Run(run) = arguments.command else {
+            panic!("not run")
+        };
         assert_eq!(run.create.command, ["sh", "-c", "x", "-P"]);
         assert!(run.create.tty && run.create.interactive && run.create.publish_all);
         assert_eq!(run.create.hostname.as_deref(), Some("me"));

@@ -24,8 +24,13 @@ pub(crate) struct Client {
 
 /// Connects to the engine that `host` names, or `LINKSPAN_HOST`, or the default.
 pub(crate) async fn connect(host: Option<&str>) -> anyhow::Result<Client> {
-    let from_environment = std::env::var("LINKSPAN_HOST").ok().filter(|text| !text.is_empty());
-    let host = host.map(str::to_owned).or(from_environment).unwrap_or_else(|| DEFAULT_HOST.to_owned());
+    let from_environment = std::env::var("LINKSPAN_HOST")
+        .ok()
+        .filter(|text| !text.is_empty());
+    let host = host
+        .map(str::to_owned)
+        .or(from_environment)
+        .unwrap_or_else(|| DEFAULT_HOST.to_owned());
     let path = socket_path(&host)?;
     // Tried once by itself: its error says more than that of the channel.
     let first = tokio::net::UnixStream::connect(&path).await;
@@ -37,15 +42,22 @@ pub(crate) async fn connect(host: Option<&str>) -> anyhow::Result<Client> {
         async move {
             match ready {
                 Some(stream) => Ok(TokioIo::new(stream)),
-                None => tokio::net::UnixStream::connect(path).await.map(TokioIo::new),
+                None => tokio::net::UnixStream::connect(path)
+                    .await
+                    .map(TokioIo::new),
             }
         }
     });
     let endpoint = Endpoint::from_static("http://localhost");
-    let channel = endpoint.connect_with_connector(connector).await.context("talk to the engine")?;
+    let channel = endpoint
+        .connect_with_connector(connector)
+        .await
+        .context("talk to the engine")?;
     Ok(Client {
-        containers: ContainerServiceClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES),
-        images: ImageServiceClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES),
+        containers: ContainerServiceClient::new(channel.clone())
+            .max_decoding_message_size(MAX_ANSWER_BYTES),
+        images: ImageServiceClient::new(channel.clone())
+            .max_decoding_message_size(MAX_ANSWER_BYTES),
         system: SystemServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES),
     })
 }
@@ -64,7 +76,9 @@ fn explain(path: &Path, error: &std::io::Error) -> anyhow::Error {
             "no permission for the engine's socket `{path}`; run the command as root, or join the group that owns the socket"
         ),
         std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => {
-            anyhow::anyhow!("no engine listens at `{path}`; start linkspan-netd and linkspan-runtimed, or name another with LINKSPAN_HOST")
+            anyhow::anyhow!(
+                "no engine listens at `{path}`; start linkspan-netd and linkspan-runtimed, or name another with LINKSPAN_HOST"
+            )
         }
         _ => anyhow::anyhow!("cannot reach the engine at `{path}`: {error}"),
     }

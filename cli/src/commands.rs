@@ -28,7 +28,9 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let client = client::connect(arguments.host.as_deref()).await?;
     match arguments.command {
         Command::Run(run) => create::run(client, *run, request.unwrap_or_default()).await,
-        Command::Create(create) => create::create(client, *create, request.unwrap_or_default()).await,
+        Command::Create(create) => {
+            create::create(client, *create, request.unwrap_or_default()).await
+        }
         Command::Start(start) => lifecycle::start(client, start).await,
         Command::Stop(stop) => lifecycle::stop(client, stop).await,
         Command::Restart(stop) => lifecycle::restart(client, stop).await,

@@ -47,7 +47,10 @@ pub(crate) fn sentence(error: &anyhow::Error) -> String {
 }
 
 fn run_code(error: &anyhow::Error) -> u8 {
-    let reason = error.downcast_ref::<Status>().and_then(reason_of).map(|(reason, _)| reason);
+    let reason = error
+        .downcast_ref::<Status>()
+        .and_then(reason_of)
+        .map(|(reason, _)| reason);
     match reason {
         Some(ErrorReason::CommandNotFound) => 127,
         Some(ErrorReason::CommandNotExecutable) => 126,
@@ -77,7 +80,14 @@ mod tests {
 
     #[test]
     fn the_exit_code_tells_why_a_run_failed() {
-        let error = |reason| anyhow::Error::from(status(Code::FailedPrecondition, reason, "x", HashMap::new()));
+        let error = |reason| {
+            anyhow::Error::from(status(
+                Code::FailedPrecondition,
+                reason,
+                "x",
+                HashMap::new(),
+            ))
+        };
         assert_eq!(run_code(&error(ErrorReason::CommandNotFound)), 127);
         assert_eq!(run_code(&error(ErrorReason::CommandNotExecutable)), 126);
         assert_eq!(run_code(&error(ErrorReason::PortInUse)), 125);

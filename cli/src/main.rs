@@ -32,7 +32,10 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error),
     };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return error::report(&error.into(), error::Context::Other),
     };
@@ -50,7 +53,11 @@ fn main() -> ExitCode {
 fn usage(error: &clap::Error) -> ExitCode {
     let shown = error.print().is_ok();
     if !error.use_stderr() {
-        return if shown { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        return if shown {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        };
     }
     match std::env::args().nth(1).as_deref() {
         Some("run" | "create" | "exec") => ExitCode::from(EXIT_ENGINE),

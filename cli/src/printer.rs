@@ -24,7 +24,7 @@ pub(crate) fn err(bytes: &[u8]) -> io::Result<()> {
 
 /// Writes a line for the person at the keyboard. If nobody can read it, nothing is lost.
 pub(crate) fn talk(text: &str) {
-    let _ = err(format!("{text}\n").as_bytes()).is_ok();
+    err(format!("{text}\n").as_bytes()).ok();
 }
 
 /// Lays out a table: columns as wide as their content, three spaces between, the last not
@@ -32,7 +32,11 @@ pub(crate) fn talk(text: &str) {
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or(0)
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
@@ -118,7 +122,10 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_content() {
-        let rows = vec![vec!["ID".to_owned(), "NAMES".to_owned()], vec!["abc".to_owned(), "web".to_owned()]];
+        let rows = vec![
+            vec!["ID".to_owned(), "NAMES".to_owned()],
+            vec!["abc".to_owned(), "web".to_owned()],
+        ];
         assert_eq!(table(&rows), "ID    NAMES\nabc   web\n");
     }
 }

@@ -72,7 +72,9 @@ macro_rules! messages {
             type Response = wire::$response;
 
             fn stdin(bytes: Vec<u8>) -> Self::Request {
-                wire::$request { message: Some(wire::$request_module::Message::Stdin(bytes)) }
+                wire::$request {
+                    message: Some(wire::$request_module::Message::Stdin(bytes)),
+                }
             }
 
             fn stdin_end() -> Self::Request {
@@ -82,7 +84,9 @@ macro_rules! messages {
             }
 
             fn resize(size: wire::TerminalSize) -> Self::Request {
-                wire::$request { message: Some(wire::$request_module::Message::Resize(size)) }
+                wire::$request {
+                    message: Some(wire::$request_module::Message::Resize(size)),
+                }
             }
 
             fn signal(name: &str) -> Self::Request {
@@ -111,7 +115,13 @@ messages!(
     attach_container_request,
     attach_container_response
 );
-messages!(ExecMessages, ExecContainerRequest, ExecContainerResponse, exec_container_request, exec_container_response);
+messages!(
+    ExecMessages,
+    ExecContainerRequest,
+    ExecContainerResponse,
+    exec_container_request,
+    exec_container_response
+);
 
 /// The sending side of a session, before it begins.
 #[derive(Debug)]
@@ -123,7 +133,7 @@ pub(crate) struct Outgoing<T> {
 pub(crate) fn outgoing<T>(first: T) -> (Outgoing<T>, ReceiverStream<T>) {
     let (sender, receiver) = mpsc::channel(QUEUE);
     // The queue is empty, so there is room.
-    let _ = sender.try_send(first).is_ok();
+    sender.try_send(first).ok();
     (Outgoing { sender }, ReceiverStream::new(receiver))
 }
 
@@ -168,7 +178,7 @@ pub(crate) async fn run<M: Messages>(
                     }
                 };
                 // The engine has ended the session; its last message says how.
-                let _ = sender.send(message).await.is_ok();
+                sender.send(message).await.ok();
             }
             event = signals.next() => {
                 let message = match event {
@@ -176,7 +186,7 @@ pub(crate) async fn run<M: Messages>(
                     Event::Signal(name) => Some(M::signal(name)),
                 };
                 if let Some(message) = message {
-                    let _ = sender.send(message).await.is_ok();
+                    sender.send(message).await.ok();
                 }
             }
         }
@@ -186,7 +196,9 @@ pub(crate) async fn run<M: Messages>(
 fn lost(status: Status) -> anyhow::Error {
     match linkspan_proto::reason::reason_of(&status) {
         Some(_) => status.into(),
-        None => anyhow::anyhow!("the connection to the engine broke; the process goes on: see linkspan ps"),
+        None => anyhow::anyhow!(
+            "the connection to the engine broke; the process goes on: see linkspan ps"
+        ),
     }
 }
 
@@ -226,7 +238,11 @@ struct Signals {
 
 impl Signals {
     fn new(tty: bool, proxy: bool) -> std::io::Result<Self> {
-        let resize = if tty { Some(signal(SignalKind::window_change())?) } else { None };
+        let resize = if tty {
+            Some(signal(SignalKind::window_change())?)
+        } else {
+            None
+        };
         let mut proxied = Vec::new();
         if proxy && !tty {
             for (name, kind) in [

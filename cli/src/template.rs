@@ -18,7 +18,9 @@ pub(crate) struct Format {
 impl Format {
     /// Checks a template.
     pub(crate) fn parse(text: &str) -> anyhow::Result<Self> {
-        let format = Self { text: text.to_owned() };
+        let format = Self {
+            text: text.to_owned(),
+        };
         format.template(MissingKey::Error)?;
         Ok(format)
     }
@@ -39,20 +41,48 @@ impl Format {
     fn template(&self, missing: MissingKey) -> anyhow::Result<Template> {
         let template = Template::new("format")
             .missing_key(missing)
-            .func("json", |args| Ok(text(&to_json(args.first().unwrap_or(&Value::Nil)).to_string())))
-            .func("join", |args| Ok(text(&list(args.first()).join(&string(args.get(1))))))
+            .func("json", |args| {
+                Ok(text(
+                    &to_json(args.first().unwrap_or(&Value::Nil)).to_string(),
+                ))
+            })
+            .func("join", |args| {
+                Ok(text(&list(args.first()).join(&string(args.get(1)))))
+            })
             .func("split", |args| {
                 let parts = string(args.first());
-                Ok(Value::from(parts.split(&string(args.get(1))).map(Value::from).collect::<Vec<_>>()))
+                Ok(Value::from(
+                    parts
+                        .split(&string(args.get(1)))
+                        .map(Value::from)
+                        .collect::<Vec<_>>(),
+                ))
             })
-            .func("lower", |args| Ok(text(&string(args.first()).to_lowercase())))
-            .func("upper", |args| Ok(text(&string(args.first()).to_uppercase())))
+            .func("lower", |args| {
+                Ok(text(&string(args.first()).to_lowercase()))
+            })
+            .func("upper", |args| {
+                Ok(text(&string(args.first()).to_uppercase()))
+            })
             .func("title", |args| Ok(text(&title(&string(args.first())))))
-            .func("pad", |args| Ok(text(&pad(&string(args.first()), count(args.get(1)), count(args.get(2))))))
+            .func("pad", |args| {
+                Ok(text(&pad(
+                    &string(args.first()),
+                    count(args.get(1)),
+                    count(args.get(2)),
+                )))
+            })
             .func("truncate", |args| {
-                Ok(text(&string(args.first()).chars().take(count(args.get(1))).collect::<String>()))
+                Ok(text(
+                    &string(args.first())
+                        .chars()
+                        .take(count(args.get(1)))
+                        .collect::<String>(),
+                ))
             });
-        template.parse(&self.text).map_err(|error| anyhow!("the template `{}` is not valid: {error}", self.text))
+        template
+            .parse(&self.text)
+            .map_err(|error| anyhow!("the template `{}` is not valid: {error}", self.text))
     }
 }
 
@@ -65,7 +95,10 @@ fn string(value: Option<&Value>) -> String {
 }
 
 fn count(value: Option<&Value>) -> usize {
-    value.and_then(Value::as_int).and_then(|number| usize::try_from(number).ok()).unwrap_or(0)
+    value
+        .and_then(Value::as_int)
+        .and_then(|number| usize::try_from(number).ok())
+        .unwrap_or(0)
 }
 
 fn list(value: Option<&Value>) -> Vec<String> {
@@ -86,7 +119,11 @@ fn title(text: &str) -> String {
 }
 
 fn pad(text: &str, before: usize, after: usize) -> String {
-    if text.is_empty() { String::new() } else { format!("{}{text}{}", " ".repeat(before), " ".repeat(after)) }
+    if text.is_empty() {
+        String::new()
+    } else {
+        format!("{}{text}{}", " ".repeat(before), " ".repeat(after))
+    }
 }
 
 fn to_value(json: &Json) -> Value {
@@ -101,8 +138,10 @@ fn to_value(json: &Json) -> Value {
         Json::String(string) => Value::from(string.as_str()),
         Json::Array(items) => Value::from(items.iter().map(to_value).collect::<Vec<_>>()),
         Json::Object(fields) => {
-            let mut map: BTreeMap<String, Value> =
-                fields.iter().map(|(key, value)| (key.clone(), to_value(value))).collect();
+            let mut map: BTreeMap<String, Value> = fields
+                .iter()
+                .map(|(key, value)| (key.clone(), to_value(value)))
+                .collect();
             // Docker's templates may use the name of the field in its source, too.
             if let Some(id) = fields.get("Id") {
                 map.insert("ID".to_owned(), to_value(id));
@@ -122,8 +161,14 @@ fn to_json(value: &Value) -> Json {
         Value::String(string) => Json::from(string.as_ref()),
         Value::List(items) => items.iter().map(to_json).collect(),
         Value::Map(map) => {
-            let fields = map.iter().filter(|(key, _)| !(key.as_ref() == "ID" && map.contains_key("Id")));
-            Json::Object(fields.map(|(key, value)| (key.to_string(), to_json(value))).collect())
+            let fields = map
+                .iter()
+                .filter(|(key, _)| !(key.as_ref() == "ID" && map.contains_key("Id")));
+            Json::Object(
+                fields
+                    .map(|(key, value)| (key.to_string(), to_json(value)))
+                    .collect(),
+            )
         }
     }
 }
@@ -143,8 +188,17 @@ mod tests {
     fn a_list_prints_as_go_prints_it() {
         let object = json!({"HostConfig": {"Links": ["/db:/web/db"]}});
         assert_eq!(render("{{ .HostConfig.Links }}", &object), "[/db:/web/db]");
-        assert_eq!(render("{{ .HostConfig.Links }}", &json!({"HostConfig": {"Links": []}})), "[]");
-        assert_eq!(render("{{json .HostConfig}}", &object), r#"{"Links":["/db:/web/db"]}"#);
+        assert_eq!(
+            render(
+                "{{ .HostConfig.Links }}",
+                &json!({"HostConfig": {"Links": []}})
+            ),
+            "[]"
+        );
+        assert_eq!(
+            render("{{json .HostConfig}}", &object),
+            r#"{"Links":["/db:/web/db"]}"#
+        );
     }
 
     #[test]
@@ -154,11 +208,17 @@ mod tests {
         for (template, text) in [
             ("{{.ID}} {{.Id}}", "abc abc"),
             ("{{.State.Running}}", "true"),
-            (r#"{{(index (index .NetworkSettings.Ports "80/tcp") 0).HostPort}}"#, "8080"),
+            (
+                r#"{{(index (index .NetworkSettings.Ports "80/tcp") 0).HostPort}}"#,
+                "8080",
+            ),
             (r#"{{join .Config.Cmd " "}}"#, "a b"),
             ("{{slice .Name 1}}", "web"),
             ("{{.Config.Labels.nope}}", "<no value>"),
-            ("{{range $p, $c := .NetworkSettings.Ports}}{{$p}} -> {{(index $c 0).HostPort}}{{end}}", "80/tcp -> 8080"),
+            (
+                "{{range $p, $c := .NetworkSettings.Ports}}{{$p}} -> {{(index $c 0).HostPort}}{{end}}",
+                "80/tcp -> 8080",
+            ),
         ] {
             assert_eq!(render(template, &object), text, "{template}");
         }
@@ -166,7 +226,10 @@ mod tests {
 
     #[test]
     fn an_unknown_field_is_an_error() {
-        assert!(Format::parse("{{.NoSuch}}").unwrap().render(&json!({})).is_err());
-        assert!(Format::parse("{{.Open").is_err());
+        Format::parse("{{.NoSuch}}")
+            .unwrap()
+            .render(&json!({}))
+            .unwrap_err();
+        Format::parse("{{.Open").unwrap_err();
     }
 }

@@ -28,7 +28,7 @@ impl RawMode {
 impl Drop for RawMode {
     fn drop(&mut self) {
         // A terminal that is gone needs no mode.
-        let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &self.0).is_ok();
+        tcsetattr(std::io::stdin(), OptionalActions::Now, &self.0).ok();
     }
 }
 
@@ -39,8 +39,13 @@ pub(crate) fn stdin_is_terminal() -> bool {
 
 /// The size of the terminal; none where there is none.
 pub(crate) fn size() -> Option<TerminalSize> {
-    let size = tcgetwinsize(std::io::stdout()).or_else(|_| tcgetwinsize(std::io::stdin())).ok()?;
-    (size.ws_row > 0).then_some(TerminalSize { rows: size.ws_row.into(), columns: size.ws_col.into() })
+    let size = tcgetwinsize(std::io::stdout())
+        .or_else(|_| tcgetwinsize(std::io::stdin()))
+        .ok()?;
+    (size.ws_row > 0).then_some(TerminalSize {
+        rows: size.ws_row.into(),
+        columns: size.ws_col.into(),
+    })
 }
 
 /// Finds the keys that detach in what is typed.
@@ -83,7 +88,10 @@ impl DetachKeys {
             if self.keys.get(self.matched) == Some(byte) {
                 self.matched += 1;
                 if self.matched == self.keys.len() {
-                    return Typed { bytes, detach: true };
+                    return Typed {
+                        bytes,
+                        detach: true,
+                    };
                 }
                 continue;
             }
@@ -93,7 +101,10 @@ impl DetachKeys {
                 bytes.push(*byte);
             }
         }
-        Typed { bytes, detach: false }
+        Typed {
+            bytes,
+            detach: false,
+        }
     }
 }
 
@@ -104,7 +115,13 @@ mod tests {
     #[test]
     fn the_keys_detach_even_in_pieces() {
         let mut keys = DetachKeys::parse(DEFAULT_DETACH_KEYS).unwrap();
-        assert_eq!(keys.feed(b"ab\x10"), Typed { bytes: b"ab".to_vec(), detach: false });
+        assert_eq!(
+            keys.feed(b"ab\x10"),
+            Typed {
+                bytes: b"ab".to_vec(),
+                detach: false
+            }
+        );
         assert!(keys.feed(b"\x11").detach);
     }
 
@@ -113,12 +130,23 @@ mod tests {
         let mut keys = DetachKeys::parse(DEFAULT_DETACH_KEYS).unwrap();
         assert!(keys.feed(b"\x10").bytes.is_empty());
         assert_eq!(keys.feed(b"x").bytes, b"\x10x");
-        assert_eq!(keys.feed(b"\x10\x10\x11"), Typed { bytes: b"\x10".to_vec(), detach: true });
+        assert_eq!(
+            keys.feed(b"\x10\x10\x11"),
+            Typed {
+                bytes: b"\x10".to_vec(),
+                detach: true
+            }
+        );
     }
 
     #[test]
     fn unknown_keys_are_named() {
-        assert!(DetachKeys::parse("ctrl-1").unwrap_err().to_string().contains("`ctrl-1`"));
-        assert!(DetachKeys::parse("ab").is_err());
+        assert!(
+            DetachKeys::parse("ctrl-1")
+                .unwrap_err()
+                .to_string()
+                .contains("`ctrl-1`")
+        );
+        DetachKeys::parse("ab").unwrap_err();
     }
 }

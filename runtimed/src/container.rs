@@ -214,7 +214,7 @@ impl Handle {
     /// Tells the owner something that needs no answer.
     pub(crate) async fn tell(&self, command: Command) {
         // A container that is gone has no interest.
-        let _ = self.commands.send(command).await.is_ok();
+        self.commands.send(command).await.ok();
     }
 
     /// Waits until the container has ended a run after `ended_runs`, or is gone.
@@ -224,9 +224,8 @@ impl Handle {
             view.removed || (view.ended_runs > ended_runs && !view.record.host.auto_remove)
         };
         // The owner is gone only after it published its last view.
-        let _ = view.wait_for(ended).await.is_ok();
-        let last = Arc::clone(&view.borrow());
-        last
+        view.wait_for(ended).await.ok();
+        Arc::clone(&*view.borrow_and_update())
     }
 }
 

@@ -68,7 +68,7 @@ impl Events {
         }
         past.events.push_back(event.clone());
         // An error means that nobody watches. Sent under the lock, to keep the order.
-        let _ = self.sender.send(event).is_ok();
+        self.sender.send(event).ok();
     }
 
     /// The remembered events from `since` on, and those to come, without a gap.

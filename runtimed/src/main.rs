@@ -80,7 +80,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let stopped = stop.clone();
     let mut serving = Box::pin(server::serve(engine, listener, stopped));
     // A service manager that is not there needs no word.
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]).is_ok();
+    sd_notify::notify(&[sd_notify::NotifyState::Ready]).ok();
     tracing::info!("ready");
     // Each arm ends the program; none is awaited again.
     tokio::select! {

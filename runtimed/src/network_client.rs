@@ -204,7 +204,7 @@ impl NetworkClient {
                     watch = self
                         .socket
                         .parent()
-                        .and_then(|run| DirectoryWatch::new(run).ok())
+                        .and_then(|run| DirectoryWatch::new(run).ok());
                 }
                 Some(watch) => wait_for_change(watch, deadline).await,
             }
@@ -223,9 +223,7 @@ fn is_absent(status: &Status) -> bool {
 async fn wait_for_change(watch: &DirectoryWatch, deadline: Instant) {
     let latest = deadline.min(Instant::now() + Duration::from_millis(250));
     // Either outcome leads to another attempt.
-    let _ = tokio::time::timeout_at(latest, watch.changed())
-        .await
-        .is_ok();
+    tokio::time::timeout_at(latest, watch.changed()).await.ok();
 }
 
 fn settings(endpoint: Endpoint) -> Result<NetworkSettings, NetworkError> {

@@ -153,7 +153,7 @@ mod tests {
         for text in ["", "0", "65536", "80/icmp", "a", "80/tcp/udp", "-1"] {
             assert!(text.parse::<Port>().is_err(), "{text}");
         }
-        assert!(parse_exposed("90-80").is_err());
+        parse_exposed("90-80").unwrap_err();
         assert_eq!(parse_exposed("5000-5001").unwrap().len(), 2);
     }
 }

@@ -267,11 +267,11 @@ impl Reader {
         while let Some(message) = self.receive(&mut buffer).await {
             if let Some(event) = self.dispatch(message) {
                 // A receiver that is gone has no interest in events.
-                let _ = self.events.send(event).await.is_ok();
+                self.events.send(event).await.ok();
             }
         }
         *self.open.lock().unwrap_or_else(PoisonError::into_inner) = OpenRequests::default();
-        let _ = self.events.send(ShimEvent::Closed).await.is_ok();
+        self.events.send(ShimEvent::Closed).await.ok();
     }
 
     /// The next message; none at the end of the connection or on an error.
@@ -296,12 +296,12 @@ impl Reader {
             Content::ExecExited(exit) if message.id == 0 => {
                 if let Some(waiter) = open.execs.remove(&exit.exec_id) {
                     // Nobody waits for an exec whose client left.
-                    let _ = waiter.send(exit.exit_code).is_ok();
+                    waiter.send(exit.exit_code).ok();
                 }
             }
             content => {
                 if let Some(waiter) = open.answers.remove(&message.id) {
-                    let _ = waiter.send(content).is_ok();
+                    waiter.send(content).ok();
                 }
             }
         }

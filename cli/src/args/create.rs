@@ -160,7 +160,11 @@ pub(crate) struct CreateArguments {
     /// The image
     pub(crate) image: String,
     /// The command and its arguments
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
     pub(crate) command: Vec<String>,
 }
 
@@ -179,7 +183,9 @@ impl CreateArguments {
         }
         match self.restart.as_deref() {
             None | Some("no" | "") => Ok(()),
-            Some(policy) => bail!("--restart {policy} is not supported yet; run without it, or with --restart no"),
+            Some(policy) => bail!(
+                "--restart {policy} is not supported yet; run without it, or with --restart no"
+            ),
         }
     }
 
@@ -191,11 +197,17 @@ impl CreateArguments {
             env.extend(environment::read_file(file)?);
         }
         env.extend(environment::entries(&self.env)?);
-        let exposed_ports = port::parse_all(&self.expose, port::parse_expose).context("invalid --expose")?;
+        let exposed_ports =
+            port::parse_all(&self.expose, port::parse_expose).context("invalid --expose")?;
         let config = ContainerConfig {
             image: self.image.clone(),
             command: self.command.clone(),
-            entrypoint: self.entrypoint.iter().filter(|e| !e.is_empty()).cloned().collect(),
+            entrypoint: self
+                .entrypoint
+                .iter()
+                .filter(|e| !e.is_empty())
+                .cloned()
+                .collect(),
             has_entrypoint: self.entrypoint.is_some(),
             env: environment::last_wins(env),
             private_env: environment::private(&self.env_private)?,
@@ -205,10 +217,16 @@ impl CreateArguments {
             domainname: self.domainname.clone().unwrap_or_default(),
             tty: self.tty,
             open_stdin: self.interactive,
-            labels: self.label.iter().map(|label| environment::label(label)).collect(),
+            labels: self
+                .label
+                .iter()
+                .map(|label| environment::label(label))
+                .collect(),
             exposed_ports,
             stop_signal: self.stop_signal.clone().unwrap_or_default(),
-            stop_timeout: self.stop_timeout.map(|seconds| prost_types::Duration { seconds, nanos: 0 }),
+            stop_timeout: self
+                .stop_timeout
+                .map(|seconds| prost_types::Duration { seconds, nanos: 0 }),
         };
         Ok(CreateContainerRequest {
             name: self.name.clone().unwrap_or_default(),
@@ -225,8 +243,13 @@ impl CreateArguments {
             Some(text) => size::parse_bytes(text).with_context(|| format!("invalid {flag}")),
         };
         Ok(HostConfig {
-            links: self.link.iter().map(|text| link::parse(text)).collect::<Result<_, _>>()?,
-            port_mappings: port::parse_all(&self.publish, port::parse_publish).context("invalid --publish")?,
+            links: self
+                .link
+                .iter()
+                .map(|text| link::parse(text))
+                .collect::<Result<_, _>>()?,
+            port_mappings: port::parse_all(&self.publish, port::parse_publish)
+                .context("invalid --publish")?,
             publish_all_ports: self.publish_all,
             auto_remove: self.rm,
             extra_hosts: self.add_host.clone(),

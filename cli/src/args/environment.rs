@@ -30,13 +30,19 @@ pub(crate) fn private(texts: &[String]) -> anyhow::Result<Vec<String>> {
     let entries = entries(texts)?;
     match entries.iter().find(|entry| !entry.contains('=')) {
         None => Ok(entries),
-        Some(name) => bail!("invalid --env-private `{name}`: it has no value here; write {name}=VALUE"),
+        Some(name) => {
+            bail!("invalid --env-private `{name}`: it has no value here; write {name}=VALUE")
+        }
     }
 }
 
 /// Of several entries for one name the last counts, at the place of the first.
 pub(crate) fn last_wins(entries: Vec<String>) -> Vec<String> {
-    let name = |entry: &str| entry.split_once('=').map_or(entry.to_owned(), |(name, _)| name.to_owned());
+    let name = |entry: &str| {
+        entry
+            .split_once('=')
+            .map_or(entry.to_owned(), |(name, _)| name.to_owned())
+    };
     let mut result: Vec<String> = Vec::new();
     for entry in entries {
         match result.iter_mut().find(|known| name(known) == name(&entry)) {
@@ -94,9 +100,12 @@ mod tests {
     #[test]
     fn a_file_is_taken_literally() {
         let text = "\u{feff}A=1\r\n\n # comment\n  B=\"x\" # no\nC=$HOME\nUNSET_FOR_SURE\n";
-        assert_eq!(parse_file(text).unwrap(), ["A=1", "B=\"x\" # no", "C=$HOME"]);
+        assert_eq!(
+            parse_file(text).unwrap(),
+            ["A=1", "B=\"x\" # no", "C=$HOME"]
+        );
         for bad in ["=x", "A B=1"] {
-            assert!(parse_file(bad).is_err());
+            parse_file(bad).unwrap_err();
         }
     }
 
@@ -104,7 +113,10 @@ mod tests {
     fn the_last_entry_of_a_name_counts() {
         let entries = ["A=1", "B=2", "A=3"].map(str::to_owned).to_vec();
         assert_eq!(last_wins(entries), ["A=3", "B=2"]);
-        assert!(super::entries(&["=foo".to_owned()]).is_err());
-        assert_eq!(super::entries(&["UNSET_FOR_SURE".to_owned()]).unwrap(), ["UNSET_FOR_SURE"]);
+        super::entries(&["=foo".to_owned()]).unwrap_err();
+        assert_eq!(
+            super::entries(&["UNSET_FOR_SURE".to_owned()]).unwrap(),
+            ["UNSET_FOR_SURE"]
+        );
     }
 }

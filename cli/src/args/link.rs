@@ -11,7 +11,9 @@ pub(crate) fn parse(text: &str) -> anyhow::Result<LinkConfig> {
     for option in parts {
         match option.split_once('=') {
             Some(("env", value)) if !value.is_empty() => value.clone_into(&mut env),
-            _ => bail!("invalid --link `{text}`: `{option}` is not an option; known is env=all, env=none or env=PATTERN"),
+            _ => bail!(
+                "invalid --link `{text}`: `{option}` is not an option; known is env=all, env=none or env=PATTERN"
+            ),
         }
     }
     let names: Vec<&str> = link.split(':').collect();
@@ -25,12 +27,20 @@ pub(crate) fn parse(text: &str) -> anyhow::Result<LinkConfig> {
     }
     let alias = match alias {
         None => String::new(),
-        Some("") => bail!("invalid --link `{text}`: the alias is empty; leave the colon away to use the container's name"),
-        Some(path) if source.starts_with('/') => path.rsplit('/').next().unwrap_or_default().to_owned(),
+        Some("") => bail!(
+            "invalid --link `{text}`: the alias is empty; leave the colon away to use the container's name"
+        ),
+        Some(path) if source.starts_with('/') => {
+            path.rsplit('/').next().unwrap_or_default().to_owned()
+        }
         Some(alias) => alias.to_owned(),
     };
     let source = source.strip_prefix('/').unwrap_or(source);
-    Ok(LinkConfig { source: source.to_owned(), alias, env })
+    Ok(LinkConfig {
+        source: source.to_owned(),
+        alias,
+        env,
+    })
 }
 
 #[cfg(test)]
@@ -45,15 +55,27 @@ mod tests {
     /// Rows S22 to S25.
     #[test]
     fn a_link_is_a_name_and_perhaps_an_alias() {
-        assert_eq!(parts("db:webdb"), ("db".into(), "webdb".into(), String::new()));
+        assert_eq!(
+            parts("db:webdb"),
+            ("db".into(), "webdb".into(), String::new())
+        );
         assert_eq!(parts("db"), ("db".into(), String::new(), String::new()));
-        assert_eq!(parts("/db:/web/alias"), ("db".into(), "alias".into(), String::new()));
+        assert_eq!(
+            parts("/db:/web/alias"),
+            ("db".into(), "alias".into(), String::new())
+        );
         assert_eq!(parts("db:db,env=PG*").2, "PG*");
     }
 
     #[test]
     fn what_is_no_link_is_refused_in_words() {
-        for (text, part) in [("", "empty"), ("a:b:c", "NAME[:ALIAS]"), (":db", "empty"), ("db:", "alias"), ("db,x=1", "x=1")] {
+        for (text, part) in [
+            ("", "empty"),
+            ("a:b:c", "NAME[:ALIAS]"),
+            (":db", "empty"),
+            ("db:", "alias"),
+            ("db,x=1", "x=1"),
+        ] {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");
         }

@@ -37,7 +37,9 @@ pub(crate) fn parse_all<T>(
 pub(crate) fn parse_expose(text: &str) -> anyhow::Result<Vec<Port>> {
     let (numbers, protocol) = split_protocol(text)?;
     let range = parse_range(numbers, text, "port")?;
-    Ok((range.first..=range.last).map(|number| Port::of(protocol, number)).collect())
+    Ok((range.first..=range.last)
+        .map(|number| Port::of(protocol, number))
+        .collect())
 }
 
 /// Reads the text of `-p`.
@@ -56,7 +58,9 @@ pub(crate) fn parse_publish(text: &str) -> anyhow::Result<Vec<PortMapping>> {
         host_ip: host_ip.clone(),
     };
     if host.is_empty() || host == "0" {
-        return Ok((container.first..=container.last).map(|number| mapping(number, 0, 0)).collect());
+        return Ok((container.first..=container.last)
+            .map(|number| mapping(number, 0, 0))
+            .collect());
     }
     let host = parse_range(host, text, "host port")?;
     if container.len() == 1 && host.len() > 1 {
@@ -69,7 +73,10 @@ pub(crate) fn parse_publish(text: &str) -> anyhow::Result<Vec<PortMapping>> {
             host.len()
         );
     }
-    Ok((container.first..=container.last).zip(host.first..).map(|(number, host)| mapping(number, host, 0)).collect())
+    Ok((container.first..=container.last)
+        .zip(host.first..)
+        .map(|(number, host)| mapping(number, host, 0))
+        .collect())
 }
 
 /// Reads the argument of `linkspan port`: `NUMBER[/PROTOCOL]`.
@@ -81,7 +88,9 @@ pub(crate) fn parse_one(text: &str) -> anyhow::Result<Port> {
 }
 
 fn split_protocol(text: &str) -> anyhow::Result<(&str, Protocol)> {
-    let Some((body, name)) = text.split_once('/') else { return Ok((text, Protocol::Tcp)) };
+    let Some((body, name)) = text.split_once('/') else {
+        return Ok((text, Protocol::Tcp));
+    };
     if name.is_empty() {
         return Ok((body, Protocol::Tcp));
     }
@@ -117,7 +126,9 @@ fn split_address<'a>(body: &'a str, text: &str) -> anyhow::Result<(String, &'a s
             Ok(address) => Ok((IpAddr::V4(address).to_string(), host, container)),
             Err(_) => bail!("`{text}` has the invalid IP address `{address}`"),
         },
-        _ => bail!("`{text}` has too many colons; an IPv6 address stands in brackets, such as [::1]:8080:80"),
+        _ => bail!(
+            "`{text}` has too many colons; an IPv6 address stands in brackets, such as [::1]:8080:80"
+        ),
     }
 }
 
@@ -125,11 +136,16 @@ fn parse_range(numbers: &str, text: &str, what: &str) -> anyhow::Result<Range> {
     let port = |number: &str| -> anyhow::Result<u16> {
         match number.parse::<u16>() {
             Ok(port) if port != 0 && number.bytes().all(|b| b.is_ascii_digit()) => Ok(port),
-            _ => bail!("`{text}` has the invalid {what} `{number}`; it must be a number from 1 to 65535"),
+            _ => bail!(
+                "`{text}` has the invalid {what} `{number}`; it must be a number from 1 to 65535"
+            ),
         }
     };
     let (first, last) = numbers.split_once('-').unwrap_or((numbers, numbers));
-    let range = Range { first: port(first)?, last: port(last)? };
+    let range = Range {
+        first: port(first)?,
+        last: port(last)?,
+    };
     if range.last < range.first {
         bail!("`{text}` has the invalid {what} `{numbers}`: the range ends before it begins");
     }
@@ -144,7 +160,13 @@ mod tests {
 
     fn shown(text: &str) -> Vec<String> {
         let show = |m: PortMapping| {
-            format!("{}|{}-{}|{}", m.host_ip, m.host_port, m.host_port_end, m.inner_port())
+            format!(
+                "{}|{}-{}|{}",
+                m.host_ip,
+                m.host_port,
+                m.host_port_end,
+                m.inner_port()
+            )
         };
         parse_publish(text).unwrap().into_iter().map(show).collect()
     }
@@ -199,14 +221,15 @@ mod tests {
             let error = parse_publish(text).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");
         }
-        assert!(parse_expose("80:80").is_err() && parse_expose("90-80").is_err());
+        parse_expose("80:80").unwrap_err();
+        parse_expose("90-80").unwrap_err();
     }
 
     proptest! {
         #[test]
         fn prop_no_text_makes_the_parser_panic(text in "\\PC{0,40}") {
-            let _ = parse_publish(&text).is_ok();
-            let _ = parse_expose(&text).is_ok();
+            parse_publish(&text).ok();
+            parse_expose(&text).ok();
         }
     }
 }

@@ -12,9 +12,9 @@ use super::exit_code;
 use crate::args::RunArguments;
 use crate::args::create::CreateArguments;
 use crate::client::Client;
+use crate::printer;
 use crate::session::{self, AttachMessages, End, Options};
 use crate::terminal::{self, DetachKeys};
-use crate::printer;
 
 /// Makes a container and prints its id.
 pub(crate) async fn create(
@@ -33,9 +33,15 @@ pub(crate) async fn run(
     arguments: RunArguments,
     mut request: wire::CreateContainerRequest,
 ) -> anyhow::Result<ExitCode> {
-    let RunArguments { detach, detach_keys, sig_proxy, create } = arguments;
+    let RunArguments {
+        detach,
+        detach_keys,
+        sig_proxy,
+        create,
+    } = arguments;
     let detach_keys = DetachKeys::parse(&detach_keys)?;
-    let tty_without_one = create.tty && create.interactive && !detach && !terminal::stdin_is_terminal();
+    let tty_without_one =
+        create.tty && create.interactive && !detach && !terminal::stdin_is_terminal();
     if tty_without_one {
         bail!("-t with -i needs a terminal, and standard input is none; leave -t away");
     }
@@ -46,13 +52,19 @@ pub(crate) async fn run(
     request.discard_on_start_failure = true;
     let created = make(&mut client, &create, request).await?;
     if detach {
-        let start = wire::StartContainerRequest { container: created.id.clone() };
+        let start = wire::StartContainerRequest {
+            container: created.id.clone(),
+        };
         client.containers.start_container(start).await?;
         printer::line(&created.id)?;
         return Ok(ExitCode::SUCCESS);
     }
     let wanted = |stream: &str| {
-        create.attach.is_empty() || create.attach.iter().any(|given| given.eq_ignore_ascii_case(stream))
+        create.attach.is_empty()
+            || create
+                .attach
+                .iter()
+                .any(|given| given.eq_ignore_ascii_case(stream))
     };
     let stdin = create.interactive && wanted("stdin");
     let first = wire::AttachContainerRequest {
@@ -67,7 +79,12 @@ pub(crate) async fn run(
     };
     let (outgoing, stream) = session::outgoing(first);
     let response = client.containers.attach_container(stream).await?;
-    let options = Options { stdin, tty: create.tty, signal_proxy: sig_proxy, detach_keys };
+    let options = Options {
+        stdin,
+        tty: create.tty,
+        signal_proxy: sig_proxy,
+        detach_keys,
+    };
     match session::run::<AttachMessages>(outgoing, response, options).await? {
         End::Exited(code) => Ok(exit_code(code)),
         End::Detached => {
@@ -88,13 +105,15 @@ async fn make(
         Ok(created) => created.into_inner(),
         Err(status) => {
             if let Some(path) = &arguments.cidfile {
-                std::fs::remove_file(path).with_context(|| format!("remove `{}`", path.display()))?;
+                std::fs::remove_file(path)
+                    .with_context(|| format!("remove `{}`", path.display()))?;
             }
             return Err(status.into());
         }
     };
     if let Some(mut file) = id_file {
-        file.write_all(created.id.as_bytes()).context("write --cidfile")?;
+        file.write_all(created.id.as_bytes())
+            .context("write --cidfile")?;
     }
     if !arguments.quiet {
         for warning in &created.warnings {
@@ -105,6 +124,10 @@ async fn make(
 }
 
 fn open_id_file(path: &Path) -> anyhow::Result<std::fs::File> {
-    std::fs::File::create_new(path)
-        .with_context(|| format!("make --cidfile `{}`; remove it if it is from an earlier container", path.display()))
+    std::fs::File::create_new(path).with_context(|| {
+        format!(
+            "make --cidfile `{}`; remove it if it is from an earlier container",
+            path.display()
+        )
+    })
 }

@@ -13,9 +13,15 @@ use crate::printer;
 use crate::template::Format;
 
 /// Prints events until the engine or the user ends the stream.
-pub(crate) async fn run(mut client: Client, arguments: EventsArguments) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(
+    mut client: Client,
+    arguments: EventsArguments,
+) -> anyhow::Result<ExitCode> {
     let format = arguments.format.as_deref();
-    let template = format.filter(|text| *text != "json").map(Format::parse).transpose()?;
+    let template = format
+        .filter(|text| *text != "json")
+        .map(Format::parse)
+        .transpose()?;
     let request = WatchEventsRequest {
         since: arguments.since.as_deref().map(time::parse).transpose()?,
         until: arguments.until.as_deref().map(time::parse).transpose()?,
@@ -35,9 +41,18 @@ pub(crate) async fn run(mut client: Client, arguments: EventsArguments) -> anyho
 
 fn line(event: &WatchEventsResponse) -> String {
     let attributes: BTreeMap<_, _> = event.attributes.iter().collect();
-    let attributes: Vec<String> = attributes.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let attributes: Vec<String> = attributes
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
     let time = time::rfc3339(event.time.as_ref());
-    format!("{time} {} {} {} ({})", event.r#type, event.action, event.id, attributes.join(", "))
+    format!(
+        "{time} {} {} {} ({})",
+        event.r#type,
+        event.action,
+        event.id,
+        attributes.join(", ")
+    )
 }
 
 fn to_json(event: &WatchEventsResponse) -> serde_json::Value {

@@ -29,23 +29,45 @@ const COLUMNS: [(&str, &str); 5] = [
     ("SIZE", "Size"),
 ];
 
-pub(crate) async fn list(mut client: Client, arguments: ImagesArguments) -> anyhow::Result<ExitCode> {
-    let request = wire::ListImagesRequest { reference: arguments.reference.unwrap_or_default() };
-    let images = client.images.list_images(request).await?.into_inner().images;
-    let rows: Vec<Json> = images.iter().flat_map(|image| rows(image, arguments.no_trunc)).collect();
+pub(crate) async fn list(
+    mut client: Client,
+    arguments: ImagesArguments,
+) -> anyhow::Result<ExitCode> {
+    let request = wire::ListImagesRequest {
+        reference: arguments.reference.unwrap_or_default(),
+    };
+    let images = client
+        .images
+        .list_images(request)
+        .await?
+        .into_inner()
+        .images;
+    let rows: Vec<Json> = images
+        .iter()
+        .flat_map(|image| rows(image, arguments.no_trunc))
+        .collect();
     let text = match (arguments.quiet, arguments.format.as_deref()) {
-        (true, _) => rows.iter().map(|row| format!("{}\n", row["ID"].as_str().unwrap_or_default())).collect(),
+        (true, _) => rows
+            .iter()
+            .map(|row| format!("{}\n", row["ID"].as_str().unwrap_or_default()))
+            .collect(),
         (false, Some(format)) => render(format, &rows, &COLUMNS)?,
-        (false, None) => {
-            render("table {{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}", &rows, &COLUMNS)?
-        }
+        (false, None) => render(
+            "table {{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}",
+            &rows,
+            &COLUMNS,
+        )?,
     };
     printer::out(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn rows(image: &wire::Image, whole: bool) -> Vec<Json> {
-    let short = image.id.strip_prefix("sha256:").and_then(|hex| hex.get(..12)).unwrap_or(&image.id);
+    let short = image
+        .id
+        .strip_prefix("sha256:")
+        .and_then(|hex| hex.get(..12))
+        .unwrap_or(&image.id);
     let row = |repository: &str, tag: &str| {
         json!({
             "Repository": repository,
@@ -62,7 +84,12 @@ fn rows(image: &wire::Image, whole: bool) -> Vec<Json> {
     if image.references.is_empty() {
         return vec![row("<none>", "<none>")];
     }
-    image.references.iter().filter_map(|r| r.rsplit_once(':')).map(|(name, tag)| row(name, tag)).collect()
+    image
+        .references
+        .iter()
+        .filter_map(|r| r.rsplit_once(':'))
+        .map(|(name, tag)| row(name, tag))
+        .collect()
 }
 
 /// Sends the pieces of a file; the receiver ends early when the engine refuses it.
@@ -80,7 +107,10 @@ fn chunks<T: Send + 'static>(
         }
         loop {
             let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-            let length = (&mut source).take(CHUNK_BYTES as u64).read_to_end(&mut chunk).await?;
+            let length = (&mut source)
+                .take(CHUNK_BYTES as u64)
+                .read_to_end(&mut chunk)
+                .await?;
             if length == 0 || sender.send(wrap(chunk)).await.is_err() {
                 return Ok(());
             }
@@ -92,9 +122,13 @@ fn chunks<T: Send + 'static>(
 async fn open(path: Option<&str>) -> anyhow::Result<Box<dyn AsyncRead + Send + Unpin>> {
     match path {
         Some(path) => {
-            let file = tokio::fs::File::open(path).await.with_context(|| format!("open `{path}`"))?;
+            let file = tokio::fs::File::open(path)
+                .await
+                .with_context(|| format!("open `{path}`"))?;
             if file.metadata().await?.is_dir() {
-                bail!("`{path}` is a directory; pack it first: tar -c -C {path} . | linkspan import -");
+                bail!(
+                    "`{path}` is a directory; pack it first: tar -c -C {path} . | linkspan import -"
+                );
             }
             Ok(Box::new(file))
         }
@@ -126,7 +160,10 @@ pub(crate) async fn load(mut client: Client, arguments: LoadArguments) -> anyhow
     Ok(ExitCode::SUCCESS)
 }
 
-pub(crate) async fn import(mut client: Client, arguments: ImportArguments) -> anyhow::Result<ExitCode> {
+pub(crate) async fn import(
+    mut client: Client,
+    arguments: ImportArguments,
+) -> anyhow::Result<ExitCode> {
     let path = (arguments.file != "-").then_some(arguments.file.as_str());
     let source = open(path).await?;
     let start = wire::ImportImageStart {
@@ -134,7 +171,9 @@ pub(crate) async fn import(mut client: Client, arguments: ImportArguments) -> an
         changes: arguments.change,
         message: arguments.message,
     };
-    let first = wire::ImportImageRequest { message: Some(Message::Start(start)) };
+    let first = wire::ImportImageRequest {
+        message: Some(Message::Start(start)),
+    };
     let (stream, send) = chunks(source, Some(first), |chunk| wire::ImportImageRequest {
         message: Some(Message::Chunk(chunk)),
     });
@@ -147,14 +186,23 @@ pub(crate) async fn import(mut client: Client, arguments: ImportArguments) -> an
 
 pub(crate) async fn tag(mut client: Client, arguments: TagArguments) -> anyhow::Result<ExitCode> {
     let TagArguments { image, reference } = arguments;
-    client.images.tag_image(wire::TagImageRequest { image, reference }).await?;
+    client
+        .images
+        .tag_image(wire::TagImageRequest { image, reference })
+        .await?;
     Ok(ExitCode::SUCCESS)
 }
 
-pub(crate) async fn remove(mut client: Client, arguments: RmiArguments) -> anyhow::Result<ExitCode> {
+pub(crate) async fn remove(
+    mut client: Client,
+    arguments: RmiArguments,
+) -> anyhow::Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     for image in arguments.images {
-        let request = wire::RemoveImageRequest { image, force: arguments.force };
+        let request = wire::RemoveImageRequest {
+            image,
+            force: arguments.force,
+        };
         match client.images.remove_image(request).await {
             Ok(removed) => {
                 let wire::RemoveImageResponse { untagged, deleted } = removed.into_inner();

@@ -18,9 +18,15 @@ use crate::printer;
 use crate::template::Format;
 
 /// Prints objects; one that does not exist makes the command fail, after the others.
-pub(crate) async fn run(mut client: Client, arguments: InspectArguments) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(
+    mut client: Client,
+    arguments: InspectArguments,
+) -> anyhow::Result<ExitCode> {
     let format = arguments.format.as_deref().filter(|text| !text.is_empty());
-    let template = format.filter(|text| *text != "json").map(Format::parse).transpose()?;
+    let template = format
+        .filter(|text| *text != "json")
+        .map(Format::parse)
+        .transpose()?;
     let mut objects = Vec::new();
     let mut missing = Vec::new();
     for name in arguments.names {
@@ -39,14 +45,22 @@ pub(crate) async fn run(mut client: Client, arguments: InspectArguments) -> anyh
         (None, None) => printer::line(&indented(&Json::Array(objects))?)?,
     }
     for name in &missing {
-        printer::talk(&format!("linkspan: no container or image has the id or name `{name}`"));
+        printer::talk(&format!(
+            "linkspan: no container or image has the id or name `{name}`"
+        ));
     }
-    Ok(if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if missing.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 async fn find(client: &mut Client, name: &str, kind: Option<&str>) -> anyhow::Result<Option<Json>> {
     if kind != Some("image") {
-        let request = wire::GetContainerRequest { container: name.to_owned() };
+        let request = wire::GetContainerRequest {
+            container: name.to_owned(),
+        };
         match client.containers.get_container(request).await {
             Ok(response) => {
                 return Ok(response.into_inner().container.map(|c| container_json(&c)));
@@ -58,10 +72,18 @@ async fn find(client: &mut Client, name: &str, kind: Option<&str>) -> anyhow::Re
     if kind == Some("container") {
         return Ok(None);
     }
-    match client.images.get_image(wire::GetImageRequest { image: name.to_owned() }).await {
+    match client
+        .images
+        .get_image(wire::GetImageRequest {
+            image: name.to_owned(),
+        })
+        .await
+    {
         Ok(response) => Ok(response.into_inner().image.map(|image| image_json(&image))),
         // A name that no image could have is one that does not exist.
-        Err(status) if is_not_found(&status) || status.code() == tonic::Code::InvalidArgument => Ok(None),
+        Err(status) if is_not_found(&status) || status.code() == tonic::Code::InvalidArgument => {
+            Ok(None)
+        }
         Err(status) => Err(status.into()),
     }
 }
@@ -79,7 +101,11 @@ fn container_json(container: &wire::Container) -> Json {
     let config = container.config.clone().unwrap_or_default();
     let host = container.host_config.clone().unwrap_or_default();
     let mut args: Vec<&String> = config.entrypoint.iter().chain(&config.command).collect();
-    let path = if args.is_empty() { String::new() } else { args.remove(0).clone() };
+    let path = if args.is_empty() {
+        String::new()
+    } else {
+        args.remove(0).clone()
+    };
     let state = state_word(container.state());
     json!({
         "Id": container.id,
@@ -120,8 +146,11 @@ fn container_json(container: &wire::Container) -> Json {
 }
 
 fn config_json(container: &wire::Container, config: &wire::ContainerConfig) -> Json {
-    let exposed: Map<String, Json> =
-        container.exposed_ports.iter().map(|port| (port.to_string(), json!({}))).collect();
+    let exposed: Map<String, Json> = container
+        .exposed_ports
+        .iter()
+        .map(|port| (port.to_string(), json!({})))
+        .collect();
     let env: Vec<&String> = config.env.iter().chain(&config.private_env).collect();
     let labels: BTreeMap<_, _> = config.labels.iter().collect();
     json!({
@@ -149,11 +178,17 @@ fn config_json(container: &wire::Container, config: &wire::ContainerConfig) -> J
 }
 
 fn host_json(name: &str, host: &wire::HostConfig) -> Json {
-    let links: Vec<String> =
-        host.links.iter().map(|link| format!("/{}:/{name}/{}", link.source, link.alias)).collect();
+    let links: Vec<String> = host
+        .links
+        .iter()
+        .map(|link| format!("/{}:/{name}/{}", link.source, link.alias))
+        .collect();
     let mut bindings: BTreeMap<String, Vec<Json>> = BTreeMap::new();
     for mapping in &host.port_mappings {
-        bindings.entry(mapping.inner_port().to_string()).or_default().push(binding(mapping));
+        bindings
+            .entry(mapping.inner_port().to_string())
+            .or_default()
+            .push(binding(mapping));
     }
     let tmpfs: BTreeMap<_, _> = host.tmpfs.iter().collect();
     json!({
@@ -192,10 +227,17 @@ fn network_json(container: &wire::Container) -> Json {
     let network = container.network_settings.clone().unwrap_or_default();
     let mut ports: BTreeMap<String, Json> = BTreeMap::new();
     if running {
-        ports.extend(container.exposed_ports.iter().map(|port: &Port| (port.to_string(), Json::Null)));
+        ports.extend(
+            container
+                .exposed_ports
+                .iter()
+                .map(|port: &Port| (port.to_string(), Json::Null)),
+        );
     }
     for mapping in &network.published {
-        let entry = ports.entry(mapping.inner_port().to_string()).or_insert(Json::Null);
+        let entry = ports
+            .entry(mapping.inner_port().to_string())
+            .or_insert(Json::Null);
         match entry.as_array_mut() {
             Some(list) => list.push(binding(mapping)),
             None => *entry = json!([binding(mapping)]),
@@ -240,8 +282,11 @@ fn binding(mapping: &PortMapping) -> Json {
 }
 
 fn image_json(image: &wire::Image) -> Json {
-    let exposed: Map<String, Json> =
-        image.exposed_ports.iter().map(|port| (port.to_string(), json!({}))).collect();
+    let exposed: Map<String, Json> = image
+        .exposed_ports
+        .iter()
+        .map(|port| (port.to_string(), json!({})))
+        .collect();
     let labels: BTreeMap<_, _> = image.labels.iter().collect();
     json!({
         "Id": image.id,
@@ -275,10 +320,20 @@ mod tests {
     /// Rows S12 to S14, S26 and S27.
     #[test]
     fn a_container_has_the_keys_that_dockers_users_index() {
-        let mut container = wire::Container { name: "web".to_owned(), ..Default::default() };
-        let link = |source: &str| wire::LinkConfig { source: source.to_owned(), alias: "db".to_owned(), env: String::new() };
+        let mut container = wire::Container {
+            name: "web".to_owned(),
+            ..Default::default()
+        };
+        let link = |source: &str| wire::LinkConfig {
+            source: source.to_owned(),
+            alias: "db".to_owned(),
+            env: String::new(),
+        };
         assert_eq!(container_json(&container)["HostConfig"]["Links"], json!([]));
-        container.host_config = Some(wire::HostConfig { links: vec![link("db")], ..Default::default() });
+        container.host_config = Some(wire::HostConfig {
+            links: vec![link("db")],
+            ..Default::default()
+        });
         let object = container_json(&container);
         assert_eq!(object["Name"], "/web");
         assert_eq!(object["HostConfig"]["Links"], json!(["/db:/web/db"]));

@@ -13,13 +13,29 @@ use crate::printer;
 
 /// Lists the ports; with a port given, only where that one is published.
 pub(crate) async fn run(mut client: Client, arguments: PortArguments) -> anyhow::Result<ExitCode> {
-    let PortArguments { container: name, port } = arguments;
+    let PortArguments {
+        container: name,
+        port,
+    } = arguments;
     let wanted = port.as_deref().map(parse_one).transpose()?;
-    let request = GetContainerRequest { container: name.clone() };
-    let container = client.containers.get_container(request).await?.into_inner().container.unwrap_or_default();
+    let request = GetContainerRequest {
+        container: name.clone(),
+    };
+    let container = client
+        .containers
+        .get_container(request)
+        .await?
+        .into_inner()
+        .container
+        .unwrap_or_default();
     let mut published = container.network_settings.unwrap_or_default().published;
     published.sort_by(|a, b| {
-        (a.container_port, a.protocol, &a.host_ip, a.host_port).cmp(&(b.container_port, b.protocol, &b.host_ip, b.host_port))
+        (a.container_port, a.protocol, &a.host_ip, a.host_port).cmp(&(
+            b.container_port,
+            b.protocol,
+            &b.host_ip,
+            b.host_port,
+        ))
     });
     let mut found = false;
     for mapping in &published {

@@ -28,17 +28,32 @@ const COLUMNS: [(&str, &str); 7] = [
 
 /// Lists containers.
 pub(crate) async fn run(mut client: Client, arguments: PsArguments) -> anyhow::Result<ExitCode> {
-    let latest = if arguments.latest { 1 } else { arguments.last.unwrap_or(0) };
+    let latest = if arguments.latest {
+        1
+    } else {
+        arguments.last.unwrap_or(0)
+    };
     let request = ListContainersRequest {
         all: arguments.all || arguments.last.is_some(),
         containers: arguments.containers,
         latest,
         filters: arguments.filter,
     };
-    let containers = client.containers.list_containers(request).await?.into_inner().containers;
-    let rows: Vec<Json> = containers.iter().map(|c| fields(c, arguments.no_trunc)).collect();
+    let containers = client
+        .containers
+        .list_containers(request)
+        .await?
+        .into_inner()
+        .containers;
+    let rows: Vec<Json> = containers
+        .iter()
+        .map(|c| fields(c, arguments.no_trunc))
+        .collect();
     let text = match (arguments.quiet, arguments.format.as_deref()) {
-        (true, _) => rows.iter().map(|row| format!("{}\n", cell(row, "ID"))).collect(),
+        (true, _) => rows
+            .iter()
+            .map(|row| format!("{}\n", cell(row, "ID")))
+            .collect(),
         (false, None) => default_table(&rows),
         (false, Some(format)) => render(format, &rows, &COLUMNS)?,
     };
@@ -47,7 +62,11 @@ pub(crate) async fn run(mut client: Client, arguments: PsArguments) -> anyhow::R
 }
 
 /// Renders rows by `json`, a template, or `table` and a template.
-pub(super) fn render(format: &str, rows: &[Json], columns: &[(&str, &str)]) -> anyhow::Result<String> {
+pub(super) fn render(
+    format: &str,
+    rows: &[Json],
+    columns: &[(&str, &str)],
+) -> anyhow::Result<String> {
     if format == "json" {
         return Ok(rows.iter().map(|row| format!("{row}\n")).collect());
     }
@@ -59,7 +78,9 @@ pub(super) fn render(format: &str, rows: &[Json], columns: &[(&str, &str)]) -> a
     let template = Format::parse(&template)?;
     let mut lines = Vec::new();
     if is_table {
-        let header = columns.iter().map(|(title, field)| ((*field).to_owned(), json!(title)));
+        let header = columns
+            .iter()
+            .map(|(title, field)| ((*field).to_owned(), json!(title)));
         lines.push(template.render(&Json::Object(header.collect()))?);
     }
     for row in rows {
@@ -68,27 +89,53 @@ pub(super) fn render(format: &str, rows: &[Json], columns: &[(&str, &str)]) -> a
     if !is_table {
         return Ok(lines.iter().map(|line| format!("{line}\n")).collect());
     }
-    let cells: Vec<Vec<String>> =
-        lines.iter().map(|line| line.split('\t').map(str::to_owned).collect()).collect();
+    let cells: Vec<Vec<String>> = lines
+        .iter()
+        .map(|line| line.split('\t').map(str::to_owned).collect())
+        .collect();
     Ok(printer::table(&cells))
 }
 
 fn default_table(rows: &[Json]) -> String {
-    let mut table = vec![COLUMNS.iter().map(|(title, _)| (*title).to_owned()).collect::<Vec<_>>()];
-    table.extend(rows.iter().map(|row| COLUMNS.iter().map(|(_, field)| cell(row, field)).collect()));
+    let mut table = vec![
+        COLUMNS
+            .iter()
+            .map(|(title, _)| (*title).to_owned())
+            .collect::<Vec<_>>(),
+    ];
+    table.extend(
+        rows.iter()
+            .map(|row| COLUMNS.iter().map(|(_, field)| cell(row, field)).collect()),
+    );
     printer::table(&table)
 }
 
 fn cell(row: &Json, field: &str) -> String {
-    row.get(field).and_then(Json::as_str).unwrap_or_default().to_owned()
+    row.get(field)
+        .and_then(Json::as_str)
+        .unwrap_or_default()
+        .to_owned()
 }
 
 fn fields(container: &Container, whole: bool) -> Json {
     let config = container.config.clone().unwrap_or_default();
-    let command: Vec<&str> = config.entrypoint.iter().chain(&config.command).map(String::as_str).collect();
+    let command: Vec<&str> = config
+        .entrypoint
+        .iter()
+        .chain(&config.command)
+        .map(String::as_str)
+        .collect();
     let command = command.join(" ");
-    let id = if whole { container.id.as_str() } else { container.id.get(..12).unwrap_or(&container.id) };
-    let mut labels: Vec<String> = config.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let id = if whole {
+        container.id.as_str()
+    } else {
+        container.id.get(..12).unwrap_or(&container.id)
+    };
+    let mut labels: Vec<String> = config
+        .labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
     labels.sort();
     json!({
         "ID": id,
@@ -108,7 +155,9 @@ fn fields(container: &Container, whole: bool) -> Json {
 /// The word that Docker's users know.
 pub(super) fn state_word(state: ContainerState) -> &'static str {
     match state {
-        ContainerState::Unspecified | ContainerState::Creating | ContainerState::Created => "created",
+        ContainerState::Unspecified | ContainerState::Creating | ContainerState::Created => {
+            "created"
+        }
         ContainerState::Running => "running",
         ContainerState::Paused => "paused",
         ContainerState::Stopped => "exited",
@@ -119,11 +168,17 @@ pub(super) fn state_word(state: ContainerState) -> &'static str {
 fn status(container: &Container) -> String {
     let since = |time| human_duration(seconds_since(time));
     match container.state() {
-        ContainerState::Unspecified | ContainerState::Creating | ContainerState::Created => "Created".to_owned(),
+        ContainerState::Unspecified | ContainerState::Creating | ContainerState::Created => {
+            "Created".to_owned()
+        }
         ContainerState::Running => format!("Up {}", since(container.started_at.as_ref())),
         ContainerState::Paused => format!("Up {} (Paused)", since(container.started_at.as_ref())),
         ContainerState::Stopped => {
-            format!("Exited ({}) {} ago", container.exit_code, since(container.finished_at.as_ref()))
+            format!(
+                "Exited ({}) {} ago",
+                container.exit_code,
+                since(container.finished_at.as_ref())
+            )
         }
         ContainerState::Deleting => "Removal In Progress".to_owned(),
     }
@@ -147,12 +202,23 @@ struct Shown {
 
 /// The column PORTS; only a running container has one.
 pub(super) fn ports(container: &Container) -> String {
-    let Some(network) = &container.network_settings else { return String::new() };
+    let Some(network) = &container.network_settings else {
+        return String::new();
+    };
     let mut shown: Vec<Shown> = network.published.iter().map(shown).collect();
     for port in &container.exposed_ports {
-        if !network.published.iter().any(|mapping| mapping.inner_port() == *port) {
+        if !network
+            .published
+            .iter()
+            .any(|mapping| mapping.inner_port() == *port)
+        {
             let protocol = protocol_name(port.protocol()).unwrap_or_default();
-            shown.push(Shown { ip: String::new(), host: 0, container: port.number, protocol });
+            shown.push(Shown {
+                ip: String::new(),
+                host: 0,
+                container: port.number,
+                protocol,
+            });
         }
     }
     shown.sort_by(|a, b| {
@@ -172,7 +238,11 @@ fn shown(mapping: &PortMapping) -> Shown {
 
 /// An address as it stands before a port.
 pub(super) fn bracketed(ip: &str) -> String {
-    if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() }
+    if ip.contains(':') {
+        format!("[{ip}]")
+    } else {
+        ip.to_owned()
+    }
 }
 
 /// Joins runs of ports that keep their number; Docker has the same rule.
@@ -198,7 +268,10 @@ fn compress(ports: &[Shown]) -> String {
     };
     for port in ports {
         if !port.ip.is_empty() && port.host != port.container {
-            mappings.push(format!("{}:{}->{}/{}", port.ip, port.host, port.container, port.protocol));
+            mappings.push(format!(
+                "{}:{}->{}/{}",
+                port.ip, port.host, port.container, port.protocol
+            ));
             continue;
         }
         let key = (port.ip.clone(), port.protocol);
@@ -208,7 +281,11 @@ fn compress(ports: &[Shown]) -> String {
                 done.push(text(group));
                 (group.first, group.last) = (port.container, port.container);
             }
-            None => groups.push(Group { key, first: port.container, last: port.container }),
+            None => groups.push(Group {
+                key,
+                first: port.container,
+                last: port.container,
+            }),
         }
     }
     done.extend(groups.iter().map(text));
@@ -221,18 +298,31 @@ mod tests {
     use super::*;
 
     fn port(ip: &str, host: u32, container: u32, protocol: &'static str) -> Shown {
-        Shown { ip: ip.to_owned(), host, container, protocol }
+        Shown {
+            ip: ip.to_owned(),
+            host,
+            container,
+            protocol,
+        }
     }
 
     /// Row S5.
     #[test]
     fn runs_of_ports_are_joined_as_docker_joins_them() {
         assert_eq!(
-            compress(&[port("", 0, 53, "udp"), port("", 0, 5000, "tcp"), port("", 0, 5001, "tcp"), port("", 0, 5432, "tcp")]),
+            compress(&[
+                port("", 0, 53, "udp"),
+                port("", 0, 5000, "tcp"),
+                port("", 0, 5001, "tcp"),
+                port("", 0, 5432, "tcp")
+            ]),
             "5000-5001/tcp, 53/udp, 5432/tcp"
         );
         assert_eq!(
-            compress(&[port("0.0.0.0", 49155, 5000, "tcp"), port("[::]", 49155, 5000, "tcp")]),
+            compress(&[
+                port("0.0.0.0", 49155, 5000, "tcp"),
+                port("[::]", 49155, 5000, "tcp")
+            ]),
             "0.0.0.0:49155->5000/tcp, [::]:49155->5000/tcp"
         );
         let run: Vec<Shown> = (7000..7004).map(|p| port("0.0.0.0", p, p, "tcp")).collect();

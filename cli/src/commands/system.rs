@@ -10,8 +10,15 @@ use crate::client::Client;
 use crate::printer::{self, human_size};
 use crate::template::Format;
 
-pub(crate) async fn version(mut client: Client, arguments: FormatArguments) -> anyhow::Result<ExitCode> {
-    let server = client.system.get_version(GetVersionRequest {}).await?.into_inner();
+pub(crate) async fn version(
+    mut client: Client,
+    arguments: FormatArguments,
+) -> anyhow::Result<ExitCode> {
+    let server = client
+        .system
+        .get_version(GetVersionRequest {})
+        .await?
+        .into_inner();
     let object = json!({
         "Client": {"Version": env!("CARGO_PKG_VERSION"), "ApiVersion": "v1", "Os": "linux"},
         "Server": {
@@ -34,8 +41,15 @@ pub(crate) async fn version(mut client: Client, arguments: FormatArguments) -> a
     print(&object, &text, arguments.format.as_deref())
 }
 
-pub(crate) async fn info(mut client: Client, arguments: FormatArguments) -> anyhow::Result<ExitCode> {
-    let info = client.system.get_info(GetInfoRequest {}).await?.into_inner();
+pub(crate) async fn info(
+    mut client: Client,
+    arguments: FormatArguments,
+) -> anyhow::Result<ExitCode> {
+    let info = client
+        .system
+        .get_info(GetInfoRequest {})
+        .await?
+        .into_inner();
     let object = json!({
         "Containers": info.containers,
         "ContainersRunning": info.running,
@@ -53,7 +67,11 @@ pub(crate) async fn info(mut client: Client, arguments: FormatArguments) -> anyh
         "Name": info.hostname,
         "NetdAvailable": info.netd_available,
     });
-    let netd = if info.netd_available { "answers" } else { "does not answer" };
+    let netd = if info.netd_available {
+        "answers"
+    } else {
+        "does not answer"
+    };
     let text = format!(
         "Containers: {}\n Running: {}\n Paused: {}\n Stopped: {}\nImages: {}\nServer Version: {}\nnetd: {netd}\nCgroup Version: {}\nKernel Version: {}\nOperating System: {}\nCPUs: {}\nTotal Memory: {}\nName: {}\nRoot Dir: {}\nRun Dir: {}",
         info.containers,

@@ -13,8 +13,12 @@ pub(crate) fn parse(text: &str) -> anyhow::Result<WireTime> {
         return Ok(WireTime { seconds, nanos });
     }
     match duration_seconds(text) {
-        Some(seconds) => Ok(to_wire(Timestamp::now() - jiff::SignedDuration::from_secs(seconds))),
-        None => bail!("`{text}` is no time; write RFC 3339, seconds since 1970, or a duration such as 10m"),
+        Some(seconds) => Ok(to_wire(
+            Timestamp::now() - jiff::SignedDuration::from_secs(seconds),
+        )),
+        None => bail!(
+            "`{text}` is no time; write RFC 3339, seconds since 1970, or a duration such as 10m"
+        ),
     }
 }
 
@@ -32,12 +36,19 @@ pub(crate) fn rfc3339(time: Option<&WireTime>) -> String {
 }
 
 fn to_wire(time: Timestamp) -> WireTime {
-    WireTime { seconds: time.as_second(), nanos: time.subsec_nanosecond() }
+    WireTime {
+        seconds: time.as_second(),
+        nanos: time.subsec_nanosecond(),
+    }
 }
 
 fn unix_seconds(text: &str) -> Option<(i64, i32)> {
     let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let nanos = if fraction.is_empty() { 0 } else { format!("{fraction:0<9}").get(..9)?.parse().ok()? };
+    let nanos = if fraction.is_empty() {
+        0
+    } else {
+        format!("{fraction:0<9}").get(..9)?.parse().ok()?
+    };
     Some((seconds.parse().ok()?, nanos))
 }
 
@@ -56,7 +67,12 @@ fn duration_seconds(text: &str) -> Option<i64> {
             'd' => 86400,
             _ => return None,
         };
-        total = total.checked_add(std::mem::take(&mut number).parse::<i64>().ok()?.checked_mul(unit)?)?;
+        total = total.checked_add(
+            std::mem::take(&mut number)
+                .parse::<i64>()
+                .ok()?
+                .checked_mul(unit)?,
+        )?;
     }
     (number.is_empty() && !text.is_empty()).then_some(total)
 }
@@ -67,8 +83,17 @@ mod tests {
 
     #[test]
     fn every_form_of_a_time_is_read() {
-        assert_eq!(parse("2026-01-02T03:04:05Z").unwrap().seconds, 1_767_323_045);
-        assert_eq!(parse("1700000000.5").unwrap(), WireTime { seconds: 1_700_000_000, nanos: 500_000_000 });
+        assert_eq!(
+            parse("2026-01-02T03:04:05Z").unwrap().seconds,
+            1_767_323_045
+        );
+        assert_eq!(
+            parse("1700000000.5").unwrap(),
+            WireTime {
+                seconds: 1_700_000_000,
+                nanos: 500_000_000
+            }
+        );
         assert_eq!(duration_seconds("1h30m"), Some(5400));
         for bad in ["", "x", "5x", "h"] {
             assert!(parse(bad).is_err(), "{bad:?}");

@@ -4,31 +4,27 @@
 //! stop. Each is handled to its end before the next. Policy is in [`super::state`]; the
 //! steps of a start in [`super::launch`].
 
+mod adopt;
+mod process;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use linkspan_proto::shim_v1::shim_message::Content;
 use linkspan_proto::shim_v1::shim_request::Operation;
-use linkspan_proto::shim_v1::{
-    AttachRequest, ExecRequest as WireExec, Exit, ProcessSpec, ResizeRequest, SignalRequest,
-};
-use linkspan_proto::time::unix_nanos;
+use linkspan_proto::shim_v1::{Exit, ResizeRequest, SignalRequest};
 use nix::sys::signal::Signal;
-use prost::Message;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::launch::{self, DownSources, Launched};
-use super::record::{LastRun, NetworkSettings, Record, Run, RunPhase};
+use super::record::{LastRun, NetworkSettings, Record, Run};
 use super::state::{Admission, Request, State, admit};
 use super::streams::ShimStreams;
-use super::{
-    Command, ContainerError, ExecRequest, Handle, Result, View, convert, environment, hosts,
-};
+use super::{Command, ContainerError, Handle, Result, View, convert, hosts};
 use crate::engine::Engine;
-use crate::shim_client::{ShimClient, ShimError, ShimEvent};
+use crate::shim_client::{ShimClient, ShimEvent};
 
 /// How many requests may wait for a container.
 const QUEUE: usize = 64;
@@ -36,9 +32,6 @@ const QUEUE: usize = 64;
 const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long SIGKILL may take before the container is called stuck.
 const KILL_TIMEOUT: Duration = Duration::from_secs(15);
-/// The exit code when nobody could tell the true one.
-const UNKNOWN_EXIT_CODE: i32 = 255;
-
 /// The owner of a container.
 pub(crate) struct Actor {
     engine: Arc<Engine>,
@@ -157,7 +150,7 @@ impl Actor {
             }
             Command::Stop { timeout, reply } => {
                 self.stop(Request::Stop, timeout, Goal::Stopped(reply))
-                    .await
+                    .await;
             }
             Command::Restart { timeout, reply } => {
                 self.stop(Request::Restart, timeout, Goal::Restarted(reply))
@@ -189,7 +182,7 @@ impl Actor {
             }
             Command::Exec { exec, reply } => answer(reply, self.exec(exec).await),
             Command::SourceRenamed { name, new_name } => {
-                self.source_renamed(&name, &new_name).await
+                self.source_renamed(&name, &new_name).await;
             }
         }
     }
@@ -378,82 +371,6 @@ impl Actor {
             .await;
     }
 
-    async fn signal(&mut self, request: Request, signal: i32, exec_id: &str) -> Result<()> {
-        let operation = SignalRequest {
-            signal,
-            exec_id: exec_id.to_owned(),
-            all: false,
-        };
-        self.ask_shim(request, Operation::Signal(operation)).await
-    }
-
-    async fn ask_shim(&mut self, request: Request, operation: Operation) -> Result<()> {
-        self.admit(request)?;
-        let running = self.running.as_ref().ok_or(ContainerError::Gone)?;
-        running.shim.request(operation, &[]).await?;
-        Ok(())
-    }
-
-    async fn attach(&mut self, streams: &ShimStreams) -> Result<()> {
-        self.admit(Request::Attach)?;
-        let running = self.running.as_ref().ok_or(ContainerError::Gone)?;
-        let request = Operation::Attach(AttachRequest {
-            streams: Some(streams.to_wire()),
-        });
-        running.shim.request(request, &streams.fds()).await?;
-        Ok(())
-    }
-
-    async fn exec(&mut self, exec: ExecRequest) -> Result<oneshot::Receiver<i32>> {
-        self.admit(Request::Exec)?;
-        let running = self.running.as_ref().ok_or(ContainerError::Gone)?;
-        let config = &self.record.config;
-        let or = |given: String, default: &str| {
-            if given.is_empty() {
-                default.to_owned()
-            } else {
-                given
-            }
-        };
-        let mut env = running.run.env.clone();
-        if exec.tty {
-            environment::apply(&mut env, &["TERM=xterm".to_owned()]);
-        }
-        environment::apply(&mut env, &exec.env);
-        let process = ProcessSpec {
-            args: exec.args,
-            env,
-            cwd: or(
-                exec.working_dir,
-                or(config.working_dir.clone(), "/").as_str(),
-            ),
-            user: or(exec.user, &config.user),
-            additional_groups: self.record.host.group_add.clone(),
-            tty: exec.tty,
-            open_stdin: exec.streams.has_stdin(),
-            size: exec.size,
-            stdin_once: true,
-        };
-        let spec =
-            linkspan_sys::memfd::sealed("process-spec", &process.encode_to_vec()).map_err(|e| {
-                ContainerError::Files {
-                    act: "write the specification".to_owned(),
-                    source: std::io::Error::other(e),
-                }
-            })?;
-        let mut fds = vec![std::os::fd::AsFd::as_fd(&spec)];
-        fds.extend(exec.streams.fds());
-        let exit = running.shim.exec_exit(&exec.exec_id);
-        let request = Operation::Exec(WireExec {
-            exec_id: exec.exec_id,
-            streams: Some(exec.streams.to_wire()),
-        });
-        match running.shim.request(request, &fds).await? {
-            Content::Started(_) => Ok(exit),
-            _ => Err(ShimError::Protocol.into()),
-        }
-    }
-
     async fn rename(&mut self, new_name: String) -> Result<()> {
         let name = std::mem::replace(&mut self.record.name, new_name.clone());
         let renamed = self.engine.network.rename(&name, &new_name).await;
@@ -525,18 +442,22 @@ impl Actor {
     }
 
     async fn ended(&mut self, exit: Exit) {
-        let Some(running) = self.running.take() else {
-            return;
-        };
-        let Running {
+        let Some(Running {
             run,
             shim,
             events,
             stop,
-        } = running;
+        }) = self.running.take()
+        else {
+            return;
+        };
         drop((shim, events));
-        let started_at_ns = run.started_at_ns;
-        let addresses = run.network.as_ref().map(NetworkSettings::addresses);
+        self.finish(run, exit, stop.map(|stop| stop.waiting).unwrap_or_default())
+            .await;
+    }
+
+    /// Cleans up after a run, remembers how it went, and does what was waiting for its end.
+    async fn finish(&mut self, run: Run, exit: Exit, goals: Vec<Goal>) {
         launch::clean_up(&self.engine, &self.record).await;
         let Exit {
             exit_code,
@@ -544,27 +465,25 @@ impl Actor {
             oom_killed,
         } = exit;
         self.record.last_run = Some(LastRun {
-            started_at_ns,
+            started_at_ns: run.started_at_ns,
             finished_at_ns,
             exit_code,
             oom_killed,
-            addresses,
+            addresses: run.network.as_ref().map(NetworkSettings::addresses),
         });
         self.ended_runs += 1;
-        if !self.record.host.auto_remove
-            && let Err(error) = self.save_record().await
-        {
+        let restart = goals.iter().any(|goal| matches!(goal, Goal::Restarted(_)));
+        let removes_itself = self.record.host.auto_remove && !restart;
+        if !removes_itself && let Err(error) = self.save_record().await {
             tracing::error!(container_id = self.record.id, %error, "save the end of a run");
         }
         self.publish(false);
         self.engine.names_changed();
         self.event("die", &[("exitCode", exit_code.to_string())]);
-        let goals = stop.map(|stop| stop.waiting).unwrap_or_default();
         if !goals.is_empty() {
             self.event("stop", &[]);
         }
-        let restart = goals.iter().any(|goal| matches!(goal, Goal::Restarted(_)));
-        if self.record.host.auto_remove && !restart {
+        if removes_itself {
             self.delete().await;
         }
         for goal in goals {
@@ -590,101 +509,6 @@ impl Actor {
                 self.delete().await;
                 answer(reply, Ok(()));
             }
-        }
-    }
-
-    /// The connection to the shim broke: it ended, or was killed.
-    async fn shim_lost(&mut self) {
-        let exit = launch::read_exit_record(&self.engine, &self.record.id).unwrap_or_else(|| {
-            tracing::error!(
-                container_id = self.record.id,
-                "the shim died and left no exit record"
-            );
-            Exit {
-                exit_code: UNKNOWN_EXIT_CODE,
-                finished_at_ns: unix_nanos(SystemTime::now()),
-                oom_killed: false,
-            }
-        });
-        self.ended(exit).await;
-    }
-
-    /// Takes over a run that an earlier process began.
-    async fn adopt(&mut self, run: Run) {
-        let directory = self.engine.run_dir(&self.record.id);
-        let connected = ShimClient::connect(&directory, &self.engine.tracker);
-        let Ok((shim, events)) = connected else {
-            if run.phase == RunPhase::Running {
-                let (sender, events) = mpsc::channel(1);
-                drop(sender);
-                return self.adopt_ended(run, events).await;
-            }
-            return launch::clean_up(&self.engine, &self.record).await;
-        };
-        let state = shim
-            .request(
-                Operation::State(linkspan_proto::shim_v1::StateRequest {}),
-                &[],
-            )
-            .await;
-        let state = match state {
-            Ok(Content::State(state)) => state,
-            _ => return self.adopt_ended(run, events).await,
-        };
-        if state.pid == 0 && state.exit.is_none() {
-            return launch::clean_up(&self.engine, &self.record).await;
-        }
-        if run.phase == RunPhase::Starting {
-            // It runs, but nobody was told so: the start was not acknowledged.
-            let kill = SignalRequest {
-                signal: Signal::SIGKILL as i32,
-                exec_id: String::new(),
-                all: true,
-            };
-            let _ = shim.request(Operation::Signal(kill), &[]).await.is_ok();
-        }
-        let mut run = run;
-        run.pid = state.pid;
-        self.record.last_run.get_or_insert_with(|| LastRun {
-            started_at_ns: run.started_at_ns,
-            ..LastRun::default()
-        });
-        self.running = Some(Running {
-            run,
-            shim,
-            events,
-            stop: None,
-        });
-        self.publish(false);
-        if let Some(exit) = state.exit {
-            return self.ended(exit).await;
-        }
-        self.refresh_hosts().await;
-    }
-
-    async fn adopt_ended(&mut self, run: Run, events: mpsc::Receiver<ShimEvent>) {
-        drop(events);
-        let exit = launch::read_exit_record(&self.engine, &self.record.id).unwrap_or(Exit {
-            exit_code: UNKNOWN_EXIT_CODE,
-            finished_at_ns: unix_nanos(SystemTime::now()),
-            oom_killed: false,
-        });
-        launch::clean_up(&self.engine, &self.record).await;
-        self.record.last_run = Some(LastRun {
-            started_at_ns: run.started_at_ns,
-            finished_at_ns: exit.finished_at_ns,
-            exit_code: exit.exit_code,
-            oom_killed: exit.oom_killed,
-            addresses: run.network.as_ref().map(NetworkSettings::addresses),
-        });
-        self.ended_runs += 1;
-        if let Err(error) = self.save_record().await {
-            tracing::error!(container_id = self.record.id, %error, "save the end of a run");
-        }
-        self.publish(false);
-        self.event("die", &[("exitCode", exit.exit_code.to_string())]);
-        if self.record.host.auto_remove {
-            self.delete().await;
         }
     }
 
@@ -719,7 +543,7 @@ impl Goal {
 
 /// Answers a request; one whose sender left needs no answer.
 fn answer<T>(reply: oneshot::Sender<Result<T>>, result: Result<T>) {
-    let _ = reply.send(result).is_ok();
+    reply.send(result).ok();
 }
 
 async fn until(deadline: Option<Instant>) {

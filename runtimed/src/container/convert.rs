@@ -356,6 +356,6 @@ mod tests {
         );
         let mut wire = mapping_to_wire(&mapping);
         wire.host_port = 70000;
-        assert!(mapping_from_wire(&wire).is_err());
+        mapping_from_wire(&wire).unwrap_err();
     }
 }

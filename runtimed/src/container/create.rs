@@ -295,6 +295,27 @@ fn validate(record: &Record) -> Result<()> {
     if !config.working_dir.is_empty() && !config.working_dir.starts_with('/') {
         return invalid("working directory", "it must begin with `/`");
     }
+    validate_names(record)?;
+    if !config.stop_signal.is_empty() && super::convert::parse_signal(&config.stop_signal).is_none()
+    {
+        return Err(ContainerError::Invalid {
+            what: "stop signal",
+            rule: format!("`{}` is no signal", config.stop_signal),
+        });
+    }
+    spec::security(record)?;
+    Ok(())
+}
+
+/// Every text that ends up in a hosts file or a resolver configuration.
+fn validate_names(record: &Record) -> Result<()> {
+    let invalid = |what, rule: &str| {
+        Err(ContainerError::Invalid {
+            what,
+            rule: rule.to_owned(),
+        })
+    };
+    let config = &record.config;
     let hostname_character = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     for hostname in [&config.hostname, &config.domainname] {
         if hostname.len() > 63 || !hostname.bytes().all(hostname_character) {
@@ -331,14 +352,6 @@ fn validate(record: &Record) -> Result<()> {
     for entry in &record.host.extra_hosts {
         launch::extra_host(entry, "127.0.0.1")?;
     }
-    if !config.stop_signal.is_empty() && super::convert::parse_signal(&config.stop_signal).is_none()
-    {
-        return Err(ContainerError::Invalid {
-            what: "stop signal",
-            rule: format!("`{}` is no signal", config.stop_signal),
-        });
-    }
-    spec::security(record)?;
     Ok(())
 }
 

@@ -200,10 +200,9 @@ pub(crate) async fn clean_up(engine: &Arc<Engine>, record: &Record) {
     let directory = engine.run_dir(&record.id);
     if let Ok((shim, _events)) = ShimClient::connect(&directory, &engine.tracker) {
         // A shim without a container may have ended on its own by now.
-        let _ = shim
-            .request(Operation::Shutdown(ShutdownRequest {}), &[])
+        shim.request(Operation::Shutdown(ShutdownRequest {}), &[])
             .await
-            .is_ok();
+            .ok();
     }
     let release = record.host.auto_remove && record.generated_name;
     if let Err(error) = engine.network.detach(&record.id, release).await {

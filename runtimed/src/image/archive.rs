@@ -248,14 +248,14 @@ impl Archive {
             .iter()
             .find_map(|key| annotations.get(*key));
             references.extend(named.cloned());
-            let member = blob(&descriptor.digest().to_string())?;
+            let member = blob(descriptor.digest().as_ref())?;
             if descriptor.media_type().to_string().contains("index")
                 || descriptor
                     .media_type()
                     .to_string()
                     .contains("manifest.list")
             {
-                self.verify(&member, &descriptor.digest().to_string())?;
+                self.verify(&member, descriptor.digest().as_ref())?;
                 let nested: ImageIndex = self.document(&member)?;
                 self.plan_index(&nested, &references, depth + 1, images)?;
                 continue;
@@ -263,7 +263,7 @@ impl Archive {
             if !runs_here(descriptor.platform().as_ref()) {
                 continue;
             }
-            self.verify(&member, &descriptor.digest().to_string())?;
+            self.verify(&member, descriptor.digest().as_ref())?;
             let manifest: ImageManifest = self.document(&member)?;
             images.push(self.plan_manifest(&manifest, references)?);
         }

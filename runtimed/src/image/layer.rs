@@ -83,6 +83,14 @@ struct Layer {
     directory_times: Vec<(PathBuf, Timespec)>,
 }
 
+/// Where an entry goes.
+struct Place<'a> {
+    parent: &'a OwnedFd,
+    name: &'a OsStr,
+    /// From the root of the layer, for messages.
+    path: &'a Path,
+}
+
 /// What an entry's header says about its inode.
 struct Attributes {
     uid: Uid,
@@ -109,7 +117,12 @@ impl Layer {
             self.parent = Some((parent_path, parent));
             return result;
         }
-        self.make(&mut entry, kind, &parent, &name, &path, &attributes)?;
+        let place = Place {
+            parent: &parent,
+            name: &name,
+            path: &path,
+        };
+        self.make(&mut entry, kind, &place, &attributes)?;
         set_attributes(&mut entry, kind, &parent, &name, &path, &attributes)?;
         if kind == EntryType::Directory {
             self.directory_times.push((path, attributes.mtime));
@@ -143,11 +156,10 @@ impl Layer {
         &mut self,
         entry: &mut tar::Entry<'_, R>,
         kind: EntryType,
-        parent: &OwnedFd,
-        name: &OsStr,
-        path: &Path,
+        place: &Place<'_>,
         attributes: &Attributes,
     ) -> Result<()> {
+        let Place { parent, name, path } = *place;
         remove_previous(parent, name, path, kind)?;
         match kind {
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
@@ -191,10 +203,10 @@ impl Layer {
 
     /// Opens the directory of an entry, making what is missing.
     fn open_parent(&mut self, parent: &Path, path: &Path) -> Result<OwnedFd> {
-        if let Some((known, fd)) = self.parent.take() {
-            if known == parent {
-                return Ok(fd);
-            }
+        if let Some((known, fd)) = self.parent.take()
+            && known == parent
+        {
+            return Ok(fd);
         }
         match open_beneath(&self.root, parent, path) {
             Err(LayerError::Write { source, .. })

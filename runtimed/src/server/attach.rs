@@ -253,10 +253,10 @@ fn pump<D: Duplex + 'static>(
                 );
                 let exit_code = end.await;
                 // A client that left needs no exit code.
-                let _ = sender
+                sender
                     .send(Ok(D::encode(Output::Exit(exit_code))))
                     .await
-                    .is_ok();
+                    .ok();
             };
             // Either the output is complete, or nobody is left to read it.
             tokio::select! {

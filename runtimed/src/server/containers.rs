@@ -348,11 +348,10 @@ impl LogStreamer {
     async fn run(self) {
         if let Err(error) = self.stream().await {
             // A client that left needs no error.
-            let _ = self
-                .sender
+            self.sender
                 .send(Err(Status::internal(format!("read the log: {error}"))))
                 .await
-                .is_ok();
+                .ok();
         }
     }
 

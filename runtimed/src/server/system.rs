@@ -77,7 +77,7 @@ impl SystemService for Service {
             cgroup_version: if unified { 2 } else { 1 },
             cpus: std::thread::available_parallelism()
                 .map_or(1, |n| u32::try_from(n.get()).unwrap_or(1)),
-            memory_bytes: i64::try_from(u64::from(info.totalram) * u64::from(info.mem_unit))
+            memory_bytes: i64::try_from(info.totalram * u64::from(info.mem_unit))
                 .unwrap_or(i64::MAX),
             hostname: uname.nodename().to_string_lossy().into_owned(),
             operating_system: operating_system(),
@@ -174,7 +174,7 @@ impl Watcher {
                         message,
                         Default::default(),
                     );
-                    let _ = self.sender.send(Err(lost)).await.is_ok();
+                    self.sender.send(Err(lost)).await.ok();
                     return;
                 }
                 _ => return,
