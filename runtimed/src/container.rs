@@ -21,6 +21,7 @@ pub(crate) mod hosts;
 pub(crate) mod launch;
 pub(crate) mod logs;
 pub(crate) mod name;
+pub(crate) mod orphan;
 pub(crate) mod record;
 pub(crate) mod resolver;
 pub(crate) mod spec;

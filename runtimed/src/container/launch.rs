@@ -22,7 +22,7 @@ use super::record::{
 };
 use super::spec::{RunPaths, container_spec};
 use super::streams::ShimStreams;
-use super::{ContainerError, Result, View, hosts, resolver};
+use super::{ContainerError, Result, View, hosts, orphan, resolver};
 use crate::engine::Engine;
 use crate::image::layer::remove_tree;
 use crate::shim_client::{self, ShimClient, ShimError, ShimEvent};
@@ -120,6 +120,7 @@ pub(crate) async fn launch(
         phase: RunPhase::Starting,
         started_at_ns: unix_nanos(SystemTime::now()),
         pid: 0,
+        process: None,
         network: None,
         env: Vec::new(),
         hosts_lines: Vec::new(),
@@ -182,7 +183,10 @@ async fn start(
         streams: Some(streams.to_wire()),
     });
     match shim.request(request, &fds).await? {
-        Content::Started(started) => run.pid = started.pid,
+        Content::Started(started) => {
+            run.pid = started.pid;
+            run.process = orphan::handle_of(started.pid);
+        }
         _ => return Err(ShimError::Protocol.into()),
     }
     run.network = Some(network);

@@ -148,6 +148,9 @@ pub(crate) struct Run {
     pub(crate) started_at_ns: i64,
     /// The first process as this host sees it; 0 until it runs.
     pub(crate) pid: i32,
+    /// A handle of that process, which no other process ever gets.
+    #[serde(default)]
+    pub(crate) process: Option<Vec<u8>>,
     pub(crate) network: Option<NetworkSettings>,
     /// The environment of the first process, which exec gets too.
     pub(crate) env: Vec<String>,

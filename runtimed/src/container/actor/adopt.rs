@@ -8,8 +8,8 @@ use linkspan_proto::shim_v1::{Exit, SignalRequest, StateRequest};
 use linkspan_proto::time::unix_nanos;
 use nix::sys::signal::Signal;
 
-use super::super::launch;
 use super::super::record::{LastRun, Run, RunPhase};
+use super::super::{launch, orphan};
 use super::{Actor, Running};
 use crate::engine::Engine;
 use crate::shim_client::ShimClient;
@@ -20,6 +20,9 @@ const UNKNOWN_EXIT_CODE: i32 = 255;
 impl Actor {
     /// The connection to the shim broke: it ended, or was killed.
     pub(super) async fn shim_lost(&mut self) {
+        if let Some(running) = &self.running {
+            orphan::end(&self.engine, &running.run).await;
+        }
         let exit = recorded_exit(&self.engine, &self.record.id);
         self.ended(exit).await;
     }
@@ -32,11 +35,13 @@ impl Actor {
             if run.phase == RunPhase::Starting {
                 return launch::clean_up(&self.engine, &self.record).await;
             }
+            orphan::end(&self.engine, &run).await;
             let exit = recorded_exit(&self.engine, &self.record.id);
             return self.finish(run, exit, Vec::new()).await;
         };
         let state = shim.request(Operation::State(StateRequest {}), &[]).await;
         let Ok(Content::State(state)) = state else {
+            orphan::end(&self.engine, &run).await;
             let exit = recorded_exit(&self.engine, &self.record.id);
             return self.finish(run, exit, Vec::new()).await;
         };
