@@ -5,6 +5,7 @@ of the link, as a name. Without a link it says hello only.
 """
 
 import os
+import socket
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -53,13 +54,24 @@ class Page(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format, *arguments):
-        print(self.client_address[0], format % arguments, flush=True)
+        client = self.client_address[0].removeprefix("::ffff:")
+        print(client, format % arguments, flush=True)
+
+
+class Server(ThreadingHTTPServer):
+    """Listens for both versions of IP."""
+
+    address_family = socket.AF_INET6
+
+    def server_bind(self):
+        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
 
 
 def main():
     port = int(os.environ.get("PORT", "5000"))
     print(f"listening on port {port}", flush=True)
-    ThreadingHTTPServer(("0.0.0.0", port), Page).serve_forever()
+    Server(("::", port), Page).serve_forever()
 
 
 if __name__ == "__main__":

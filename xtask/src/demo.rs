@@ -100,7 +100,7 @@ fn start(stage: &Stage, cast: &Cast) -> anyhow::Result<()> {
     let id = stage.linkspan(&["run", "-d", "--name", "db", "training/postgres"])?;
     ensure!(id.trim().len() == 64, "run -d printed no full id");
     stage.until("the database is ready", || {
-        let logs = stage.quietly(&["logs", "db"]).ok()?;
+        let logs = stage.logs("db").ok()?;
         logs.contains(cast.ready).then_some(())
     })?;
     tell("A row for others to find.");

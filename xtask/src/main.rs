@@ -66,8 +66,15 @@ enum Command {
     },
 }
 
-fn main() -> anyhow::Result<ExitCode> {
-    match Arguments::parse().command {
+fn main() -> ExitCode {
+    run(Arguments::parse().command).unwrap_or_else(|error| {
+        tools::say(&format!("{error:#}"));
+        ExitCode::FAILURE
+    })
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
         Command::Codegen { check } => codegen::run(check),
         Command::Check => Ok(check::run()),
         Command::Demo { inside: None } => demo::run(),

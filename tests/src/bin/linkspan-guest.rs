@@ -8,7 +8,7 @@
 use std::env;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -17,7 +17,8 @@ use std::thread;
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(2);
-const ANYWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+/// Both versions of IP.
+const ANYWHERE: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
 /// The rows of the database.
 static ROWS: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -160,7 +161,7 @@ fn serve_page(mut stream: TcpStream) -> io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut line = String::new();
     reader.read_line(&mut line)?;
-    say(&format!("{} {}\n", stream.peer_addr()?.ip(), line.trim()))?;
+    say(&format!("{} {}\n", stream.peer_addr()?.ip().to_canonical(), line.trim()))?;
     let mut header = String::new();
     while reader.read_line(&mut header)? > 2 {
         header.clear();

@@ -59,6 +59,13 @@ impl Stage {
         text(&run(&[&["linkspan"], arguments].concat())?)
     }
 
+    /// What a container has written to either stream.
+    pub(super) fn logs(&self, container: &str) -> anyhow::Result<String> {
+        let output = run(&["linkspan", "logs", container])?;
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        Ok(text(&output)? + &stderr)
+    }
+
     /// Shows a command as it succeeds, however often it had to be asked.
     pub(super) fn until_succeeds(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let words = [&["linkspan"], arguments].concat();
