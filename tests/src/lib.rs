@@ -6,9 +6,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod console;
 mod engine;
 mod host;
 mod image;
+pub mod network;
+pub mod rootfs;
 pub mod sandbox;
 mod skip;
 mod wait;
