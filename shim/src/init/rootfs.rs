@@ -46,7 +46,7 @@ pub(crate) fn enter(container: &Container, view: CgroupView) -> Result<Root, Fai
         .iter()
         .map(take_bind)
         .collect::<Result<Vec<_>, _>>()?;
-    let overlay = overlay(&container.rootfs)?;
+    let overlay = overlay(&container.rootfs, container.profile.no_new_privileges)?;
     pivot(&overlay, &container.rootfs.work)?;
     let root = Root::open()?;
     kernel_filesystems(&root, view)?;
@@ -84,7 +84,7 @@ pub(crate) fn protect(root: &Root, container: &Container) -> Result<(), Failure>
     Ok(())
 }
 
-fn overlay(rootfs: &Rootfs) -> Result<OwnedFd, Failure> {
+fn overlay(rootfs: &Rootfs, no_new_privileges: bool) -> Result<OwnedFd, Failure> {
     let step = "mount overlay";
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).step(step)?;
     for layer in &rootfs.lower {
@@ -95,8 +95,15 @@ fn overlay(rootfs: &Rootfs) -> Result<OwnedFd, Failure> {
     fsconfig_set_string(&context, "upperdir", &rootfs.upper).step("set the upper directory")?;
     fsconfig_set_string(&context, "workdir", &rootfs.work).step("set the work directory")?;
     fsconfig_create(&context).step(step)?;
-    // Device nodes of the image stay dead; /dev is a filesystem of its own.
-    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, NO_DEV).step(step)
+    // Device nodes of the image stay dead; /dev is a filesystem of its own. Where exec gives
+    // no privileges, file capabilities are not even looked at: the kernel would refuse to
+    // run a program that asks for more than the container has, such as Debian's ping.
+    let attributes = if no_new_privileges {
+        NO_DEV | NO_SUID
+    } else {
+        NO_DEV
+    };
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).step(step)
 }
 
 /// Makes the overlay the root and lets go of the host's. It is mounted over its own work
