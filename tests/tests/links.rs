@@ -363,7 +363,7 @@ fn a_source_made_anew_under_its_name_is_found_at_its_address() {
     assert_eq!(engine.address("db"), address);
     engine.await_port("db", 80);
     wait_for("the page", DEADLINE, || {
-        let page = engine.shell("web", "wget -q -T 2 -O- http://webdb/");
+        let page = engine.shell("web", "wget -q -O- http://webdb/");
         (page.stdout == "page\n").then_some(())
     });
 }
