@@ -3099,7 +3099,8 @@ pub struct WatchEventsRequest {
 /// WatchEventsResponse is one event.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WatchEventsResponse {
-    /// Counts up by one for each event since the engine's first start after boot.
+    /// Counts up by one for each event since runtimed started; a number that is lower than
+    /// the last one seen means that runtimed was restarted.
     #[prost(uint64, tag = "1")]
     pub sequence: u64,
     /// When.
