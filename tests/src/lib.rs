@@ -14,6 +14,7 @@ pub mod network;
 pub mod rootfs;
 pub mod sandbox;
 mod skip;
+pub mod terminal;
 mod wait;
 
 pub use engine::{Output, Running, linkspan, linkspan_command, start};
