@@ -8,9 +8,10 @@ mod archive;
 mod debian;
 mod guest;
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use sha2::{Digest, Sha256};
 
 use crate::tools::{self, say};
@@ -82,6 +83,9 @@ pub(crate) fn make(directory: &Path) -> anyhow::Result<Images> {
 
 fn debian_images(directory: &Path) -> anyhow::Result<Images> {
     fs::create_dir_all(directory)?;
+    // Two commands at once make the images once. The lock goes with the descriptor.
+    let lock = File::create(directory.join("lock"))?;
+    lock.lock().context("lock the images")?;
     let recipe = debian::recipe();
     let images = Images {
         kind: Kind::Debian,

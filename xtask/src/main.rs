@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod check;
 mod codegen;
 mod demo;
@@ -35,6 +36,18 @@ enum Command {
         /// Only tell whether the committed code is what would be written
         #[arg(long)]
         check: bool,
+    },
+    /// Measure Linkspan beside the engines that are installed
+    Bench {
+        /// Print JSON in place of a table
+        #[arg(long)]
+        json: bool,
+        /// Set for the process in the sandbox: the image, and where the results go
+        #[arg(long, hide = true, num_args = 1..=2)]
+        inside: Vec<PathBuf>,
+        /// Set for the process that measures another engine
+        #[arg(long, hide = true)]
+        reference: Option<String>,
     },
     /// Run every check of the code itself
     Check,
@@ -76,6 +89,16 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Codegen { check } => codegen::run(check),
+        Command::Bench {
+            json,
+            inside,
+            reference,
+        } => match (reference, inside.first()) {
+            (Some(name), Some(busybox)) => bench::reference(&name, busybox),
+            (_, Some(_)) => bench::inside(&inside),
+            _ if json => bench::run(bench::Format::Json),
+            _ => bench::run(bench::Format::Table),
+        },
         Command::Check => Ok(check::run()),
         Command::Demo { inside: None } => demo::run(),
         Command::Demo { inside: Some(kind) } => demo::inside(&kind),

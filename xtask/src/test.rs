@@ -27,10 +27,10 @@ pub(crate) fn run(filter: Option<&str>) -> anyhow::Result<ExitCode> {
 
     let sandbox = binaries.join("linkspan-sandbox");
     // Compiled outside: the sandbox has no network to fetch a crate from.
-    workspace::run(nextest(&["--workspace"], None).arg("--no-run"))?;
+    workspace::run(nextest(&[], None).arg("--no-run"))?;
     let mut inner = Command::new(&sandbox);
     inner.args(["--bare", "--"]);
-    let crates = nextest(&["--workspace", "--exclude", "e2e", "--offline"], filter);
+    let crates = nextest(&["--offline", "-E", "not package(e2e)"], filter);
     inner.arg(crates.get_program()).args(crates.get_args());
     let (mut total, mut passed) = tests(inner.current_dir(workspace::root()), &skips)?;
 
@@ -40,7 +40,7 @@ pub(crate) fn run(filter: Option<&str>) -> anyhow::Result<ExitCode> {
         images.directory.join("busybox.tar").display()
     );
     let variable = workspace::triple()?.to_uppercase().replace(['-', '.'], "_");
-    let mut end_to_end = nextest(&["--package", "e2e"], filter);
+    let mut end_to_end = nextest(&["-E", "package(e2e)"], filter);
     end_to_end
         .env(format!("CARGO_TARGET_{variable}_RUNNER"), runner)
         .env("LINKSPAN_TEST_IMAGES", &images.directory);
@@ -69,10 +69,17 @@ fn report(total: Counts, passed: bool, skips: &Path) -> ExitCode {
     }
 }
 
+/// All crates are always built, since another selection would build other features.
 fn nextest(selection: &[&str], filter: Option<&str>) -> Command {
     let mut command = workspace::cargo();
     command
-        .args(["nextest", "run", "--release", "--no-tests=pass"])
+        .args([
+            "nextest",
+            "run",
+            "--release",
+            "--workspace",
+            "--no-tests=pass",
+        ])
         .args(selection)
         .args(filter);
     command

@@ -9,6 +9,8 @@ use crate::workspace;
 /// A longer file has more than one subject. Tests are apart.
 const LONGEST: usize = 600;
 
+/// How the reason of an unsafe block begins.
+const SAFETY: &str = "// SAFETY:";
 /// Reasons that fit every unsafe block, and so say nothing about one.
 const STOCK_PHRASES: &[&str] = &[
     "this is safe",
@@ -89,7 +91,7 @@ fn file(path: &str, text: &str, findings: &mut Vec<String>) {
             ));
         }
         after_attribute = line.starts_with("#[test]") || line.starts_with("#[tokio::test");
-        let excuse = line.strip_prefix("// SAFETY:").map(str::to_lowercase);
+        let excuse = line.strip_prefix(SAFETY).map(str::to_lowercase);
         if excuse.is_some_and(|text| STOCK_PHRASES.iter().any(|stock| text.contains(stock))) {
             findings.push(format!("{at}: a stock phrase in place of a reason"));
         }
@@ -101,7 +103,7 @@ fn safety_comments(text: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     let mut inside = false;
     for line in text.lines().map(str::trim) {
-        if let Some(first) = line.strip_prefix("// SAFETY:") {
+        if let Some(first) = line.strip_prefix(SAFETY) {
             found.push(first.trim().to_owned());
             inside = true;
         } else if let (true, Some(more)) = (inside, line.strip_prefix("// ")) {
