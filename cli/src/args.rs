@@ -218,8 +218,7 @@ pub(crate) struct ExecArguments {
     /// A file of variables
     #[arg(long, value_name = "FILE")]
     pub(crate) env_file: Vec<String>,
-    /// USER[:GROUP]
-    #[arg(short, long)]
+    #[arg(short, long, help = "Run as USER[:GROUP]")]
     pub(crate) user: Option<String>,
     /// The working directory
     #[arg(short, long, value_name = "DIR")]

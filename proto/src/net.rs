@@ -24,21 +24,32 @@ pub fn protocol_from_name(name: &str) -> Option<Protocol> {
 impl fmt::Display for Port {
     /// Writes `5432/tcp`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.number, protocol_name(self.protocol()).unwrap_or("?"))
+        write!(
+            f,
+            "{}/{}",
+            self.number,
+            protocol_name(self.protocol()).unwrap_or("?")
+        )
     }
 }
 
 impl Port {
     /// A port of a protocol.
     pub fn of(protocol: Protocol, number: u16) -> Self {
-        Self { protocol: protocol.into(), number: number.into() }
+        Self {
+            protocol: protocol.into(),
+            number: number.into(),
+        }
     }
 }
 
 impl PortMapping {
     /// The port inside the container.
     pub fn inner_port(&self) -> Port {
-        Port { protocol: self.protocol, number: self.container_port }
+        Port {
+            protocol: self.protocol,
+            number: self.container_port,
+        }
     }
 }
 

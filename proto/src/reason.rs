@@ -106,7 +106,12 @@ mod tests {
     #[test]
     fn a_reason_survives_the_wire() {
         let metadata = HashMap::from([("holder".to_owned(), "web".to_owned())]);
-        let sent = status(Code::FailedPrecondition, ErrorReason::PortInUse, "taken", metadata);
+        let sent = status(
+            Code::FailedPrecondition,
+            ErrorReason::PortInUse,
+            "taken",
+            metadata,
+        );
         let (reason, metadata) = reason_of(&sent).expect("the reason is there");
         assert_eq!(reason, ErrorReason::PortInUse);
         assert_eq!(metadata["holder"], "web");

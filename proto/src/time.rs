@@ -16,7 +16,8 @@ pub fn timestamp(time: SystemTime) -> Timestamp {
 
 /// A time of the host's clock, in nanoseconds since 1970-01-01T00:00:00Z; 0 if it is before.
 pub fn unix_nanos(time: SystemTime) -> i64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX))
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX))
 }
 
 /// The inverse of [`unix_nanos`]; a negative number is taken as 0.

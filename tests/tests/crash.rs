@@ -123,7 +123,7 @@ fn no_request_fails_while_every_daemon_is_killed() {
     assert_eq!(linkspan(&["rm", "-f", "db", "web"]).ok(), "db\nweb");
 }
 
-/// Rows S56 to S58 across a restart of the daemons.
+/// Rows S56, S57 and S58 across a restart of the daemons.
 #[test]
 fn the_hosts_line_follows_a_source_after_the_daemons_were_killed() {
     run(&["--name", "db"], &["busybox", "sleep", "1000"]);

@@ -23,7 +23,7 @@ fn published(name: &str) -> u16 {
     first.rsplit(':').next().unwrap().parse().unwrap()
 }
 
-/// Rows S18 to S21, S28 to S30 and S48: over the link, by address and by name, and for
+/// Rows S18, S19, S20, S21, S28, S29, S30 and S48: over the link, by address and by name, and for
 /// nobody else.
 #[test]
 fn the_application_reads_what_the_database_wrote() {

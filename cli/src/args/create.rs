@@ -28,8 +28,12 @@ pub(crate) struct CreateArguments {
     /// Remove the container when it stops
     #[arg(long)]
     pub(crate) rm: bool,
-    /// Publish a port: [[IP:][HOSTPORT]:]PORT[/PROTOCOL], ranges allowed
-    #[arg(short, long, value_name = "PORT")]
+    #[arg(
+        short,
+        long,
+        value_name = "PORT",
+        help = "Publish a port: [[IP:][HOSTPORT]:]PORT[/PROTOCOL], ranges allowed"
+    )]
     pub(crate) publish: Vec<String>,
     /// Publish every exposed port on a random host port
     #[arg(short = 'P', long)]
@@ -37,8 +41,11 @@ pub(crate) struct CreateArguments {
     /// Expose a port or range to links
     #[arg(long, value_name = "PORT")]
     pub(crate) expose: Vec<String>,
-    /// Link to a container: NAME[:ALIAS][,env=all|none|PATTERN]
-    #[arg(long, value_name = "LINK")]
+    #[arg(
+        long,
+        value_name = "LINK",
+        help = "Link to a container: NAME[:ALIAS][,env=all|none|PATTERN]"
+    )]
     pub(crate) link: Vec<String>,
     /// A variable, NAME=VALUE, or NAME for the caller's value
     #[arg(short, long, value_name = "ENV")]
@@ -52,8 +59,7 @@ pub(crate) struct CreateArguments {
     /// The working directory
     #[arg(short, long, value_name = "DIR")]
     pub(crate) workdir: Option<String>,
-    /// USER[:GROUP]
-    #[arg(short, long)]
+    #[arg(short, long, help = "Run as USER[:GROUP]")]
     pub(crate) user: Option<String>,
     /// A group to add
     #[arg(long, value_name = "GROUP")]
@@ -109,8 +115,11 @@ pub(crate) struct CreateArguments {
     /// Make the root filesystem read-only
     #[arg(long)]
     pub(crate) read_only: bool,
-    /// An in-memory filesystem, PATH[:OPTIONS]
-    #[arg(long, value_name = "TMPFS")]
+    #[arg(
+        long,
+        value_name = "TMPFS",
+        help = "An in-memory filesystem, PATH[:OPTIONS]"
+    )]
     pub(crate) tmpfs: Vec<String>,
     /// A capability to add
     #[arg(long, value_name = "CAPABILITY")]

@@ -52,7 +52,7 @@ mod tests {
         (link.source, link.alias, link.env)
     }
 
-    /// Rows S22 to S25.
+    /// Rows S22, S23, S24 and S25.
     #[test]
     fn a_link_is_a_name_and_perhaps_an_alias() {
         assert_eq!(

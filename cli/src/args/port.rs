@@ -171,7 +171,7 @@ mod tests {
         parse_publish(text).unwrap().into_iter().map(show).collect()
     }
 
-    /// Rows S6 to S9.
+    /// Rows S6, S7, S8 and S9.
     #[test]
     fn every_form_of_the_manual_is_read() {
         for (text, expected) in [

@@ -317,7 +317,7 @@ fn image_json(image: &wire::Image) -> Json {
 mod tests {
     use super::*;
 
-    /// Rows S12 to S14, S26 and S27.
+    /// Rows S12, S13, S14, S26 and S27.
     #[test]
     fn a_container_has_the_keys_that_dockers_users_index() {
         let mut container = wire::Container {

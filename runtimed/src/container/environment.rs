@@ -230,7 +230,7 @@ mod tests {
         link_environment("web2", &source)
     }
 
-    /// Rows S36 and S42 to S47 of the specification.
+    /// Rows S32, S33, S34, S36, S42, S43, S44, S45, S46 and S47 of the specification.
     #[test]
     fn a_link_carries_name_port_and_variables_in_the_order_of_the_manual() {
         assert_eq!(
@@ -248,7 +248,7 @@ mod tests {
         assert!(environment("db1", "all", &["5432"], vec![])[1].starts_with("DB1_PORT="));
     }
 
-    /// Rows S37 to S41: four ports make twelve of the three.
+    /// Rows S37, S38, S39, S40 and S41: four ports make twelve of the three.
     #[test]
     fn four_ports_make_twelve_variables() {
         let env = environment("db", "all", &["1", "3", "5/udp", "7"], vec![]);

@@ -150,7 +150,7 @@ mod tests {
         }
     }
 
-    /// Rows S51 to S53.
+    /// Rows S51, S52 and S53.
     #[test]
     fn the_file_begins_with_the_own_line_and_ends_with_the_links() {
         let links = link_lines("webdb", "6e5cdeb2d300", "db", at(5));
@@ -193,7 +193,7 @@ mod tests {
         );
     }
 
-    /// Rows S56 to S58: the line follows in place, on the same inode.
+    /// Rows S56, S57 and S58: the line follows in place, on the same inode.
     #[test]
     fn a_rewrite_keeps_the_inode_and_the_lines_of_others() {
         let file = tempfile::NamedTempFile::new().unwrap();

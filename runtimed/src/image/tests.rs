@@ -1,3 +1,5 @@
+//! Archives of every kind, and what is left after one that is refused.
+
 use std::io::Write as _;
 
 use super::*;

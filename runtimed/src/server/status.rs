@@ -156,6 +156,7 @@ mod tests {
 
     use super::*;
 
+    /// Rows S15 and S16.
     #[test]
     fn a_taken_name_says_who_holds_it() {
         let error = ContainerError::NameInUse {

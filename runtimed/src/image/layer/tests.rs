@@ -1,3 +1,5 @@
+//! Layers of every kind, honest and hostile.
+
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use super::*;
