@@ -161,7 +161,11 @@ fn serve_page(mut stream: TcpStream) -> io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut line = String::new();
     reader.read_line(&mut line)?;
-    say(&format!("{} {}\n", stream.peer_addr()?.ip().to_canonical(), line.trim()))?;
+    say(&format!(
+        "{} {}\n",
+        stream.peer_addr()?.ip().to_canonical(),
+        line.trim()
+    ))?;
     let mut header = String::new();
     while reader.read_line(&mut header)? > 2 {
         header.clear();
