@@ -7,6 +7,8 @@ use hyper_util::rt::TokioIo;
 use linkspan_proto::runtime_v1::container_service_client::ContainerServiceClient;
 use linkspan_proto::runtime_v1::image_service_client::ImageServiceClient;
 use linkspan_proto::runtime_v1::system_service_client::SystemServiceClient;
+use linkspan_proto::runtime_v1::{Container, GetContainerRequest};
+use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 /// Where runtimed listens when nothing else is said.
@@ -20,6 +22,19 @@ pub(crate) struct Client {
     pub(crate) containers: ContainerServiceClient<Channel>,
     pub(crate) images: ImageServiceClient<Channel>,
     pub(crate) system: SystemServiceClient<Channel>,
+}
+
+impl Client {
+    /// The container with this id, name or id prefix.
+    pub(crate) async fn container(&mut self, name: &str) -> Result<Container, Status> {
+        let request = GetContainerRequest {
+            container: name.to_owned(),
+        };
+        let response = self.containers.get_container(request).await?.into_inner();
+        response
+            .container
+            .ok_or_else(|| Status::internal("the engine named no container"))
+    }
 }
 
 /// Connects to the engine that `host` names, or `LINKSPAN_HOST`, or the default.

@@ -50,16 +50,7 @@ pub(super) async fn connect(
     how: Connect,
     detach_keys: DetachKeys,
 ) -> anyhow::Result<ExitCode> {
-    let request = wire::GetContainerRequest {
-        container: name.to_owned(),
-    };
-    let found = client
-        .containers
-        .get_container(request)
-        .await?
-        .into_inner()
-        .container
-        .unwrap_or_default();
+    let found = client.container(name).await?;
     let config = found.config.unwrap_or_default();
     let stdin = how.stdin && config.open_stdin;
     let first = wire::AttachContainerRequest {

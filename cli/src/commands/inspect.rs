@@ -58,13 +58,8 @@ pub(crate) async fn run(
 
 async fn find(client: &mut Client, name: &str, kind: Option<&str>) -> anyhow::Result<Option<Json>> {
     if kind != Some("image") {
-        let request = wire::GetContainerRequest {
-            container: name.to_owned(),
-        };
-        match client.containers.get_container(request).await {
-            Ok(response) => {
-                return Ok(response.into_inner().container.map(|c| container_json(&c)));
-            }
+        match client.container(name).await {
+            Ok(container) => return Ok(Some(container_json(&container))),
             Err(status) if is_not_found(&status) => {}
             Err(status) => return Err(status.into()),
         }
@@ -243,12 +238,7 @@ fn network_json(container: &wire::Container) -> Json {
             None => *entry = json!([binding(mapping)]),
         }
     }
-    let bridge = json!({
-        "IPAMConfig": null,
-        "Links": null,
-        "Aliases": null,
-        "NetworkID": "bridge",
-        "EndpointID": container.id,
+    let addresses = json!({
         "Gateway": network.ipv4_gateway,
         "IPAddress": network.ipv4_address,
         "IPPrefixLen": network.ipv4_prefix,
@@ -257,19 +247,29 @@ fn network_json(container: &wire::Container) -> Json {
         "GlobalIPv6PrefixLen": network.ipv6_prefix,
         "MacAddress": network.mac_address,
     });
-    json!({
+    let endpoint = json!({
+        "IPAMConfig": null,
+        "Links": null,
+        "Aliases": null,
+        "NetworkID": "bridge",
+        "EndpointID": container.id,
+    });
+    let bridge = merged(endpoint, addresses.clone());
+    let own = json!({
         "Bridge": "",
         "SandboxID": container.id,
         "Ports": ports,
-        "Gateway": network.ipv4_gateway,
-        "IPAddress": network.ipv4_address,
-        "IPPrefixLen": network.ipv4_prefix,
-        "IPv6Gateway": network.ipv6_gateway,
-        "GlobalIPv6Address": network.ipv6_address,
-        "GlobalIPv6PrefixLen": network.ipv6_prefix,
-        "MacAddress": network.mac_address,
         "Networks": {"bridge": bridge},
-    })
+    });
+    merged(own, addresses)
+}
+
+/// The fields of both objects.
+fn merged(mut object: Json, more: Json) -> Json {
+    if let (Some(fields), Json::Object(more)) = (object.as_object_mut(), more) {
+        fields.extend(more);
+    }
+    object
 }
 
 fn binding(mapping: &PortMapping) -> Json {

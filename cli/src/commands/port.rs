@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use anyhow::bail;
-use linkspan_proto::runtime_v1::GetContainerRequest;
 
 use super::ps::bracketed;
 use crate::args::PortArguments;
@@ -18,16 +17,7 @@ pub(crate) async fn run(mut client: Client, arguments: PortArguments) -> anyhow:
         port,
     } = arguments;
     let wanted = port.as_deref().map(parse_one).transpose()?;
-    let request = GetContainerRequest {
-        container: name.clone(),
-    };
-    let container = client
-        .containers
-        .get_container(request)
-        .await?
-        .into_inner()
-        .container
-        .unwrap_or_default();
+    let container = client.container(&name).await?;
     let mut published = container.network_settings.unwrap_or_default().published;
     published.sort_by(|a, b| {
         (a.container_port, a.protocol, &a.host_ip, a.host_port).cmp(&(
