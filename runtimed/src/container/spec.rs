@@ -170,7 +170,8 @@ pub(crate) fn container_spec(
             tty: config.tty,
             open_stdin: config.open_stdin,
             size: None,
-            stdin_once,
+            // A terminal stays open when someone leaves it; others may come back to it.
+            stdin_once: stdin_once && !config.tty,
         }),
         hostname: record.hostname().to_owned(),
         domainname: config.domainname.clone(),

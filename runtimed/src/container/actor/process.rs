@@ -74,7 +74,7 @@ impl Actor {
             tty: exec.tty,
             open_stdin: exec.streams.has_stdin(),
             size: exec.size,
-            stdin_once: true,
+            stdin_once: !exec.tty,
         };
         let spec =
             linkspan_sys::memfd::sealed("process-spec", &process.encode_to_vec()).map_err(|e| {
