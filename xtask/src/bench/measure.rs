@@ -16,7 +16,7 @@ use crate::workspace;
 const ONE_AT_A_TIME: usize = 30;
 const EIGHT_AT_A_TIME: usize = 80;
 const IDLE_CONTAINERS: usize = 20;
-const ROUNDS_OF_PORTS: usize = 5;
+const ROUNDS_OF_PORTS: usize = 3;
 const PORTS: &str = "20000-20299:20000-20299";
 
 /// Tells one run from another.
