@@ -39,10 +39,11 @@ fn each_daemon_lists_its_services() {
     ] {
         let listed = grpcurl(socket, &["list"]);
         assert_eq!(listed.code, 0, "{}", listed.stderr);
-        for service in services
-            .iter()
-            .chain(&["grpc.health.v1.Health", "grpc.reflection.v1."])
-        {
+        for service in services.iter().chain(&[
+            "grpc.health.v1.Health",
+            "grpc.reflection.v1.",
+            "grpc.reflection.v1alpha.",
+        ]) {
             assert!(
                 listed.stdout.contains(service),
                 "{service}: {}",

@@ -432,6 +432,21 @@ fn a_container_reaches_a_server_on_the_lan_as_the_host() {
     assert!(resolver.contains("nameserver 10.200.1.9"), "{resolver}");
 }
 
+/// Decision 7.
+#[test]
+fn the_host_and_cloud_metadata_are_closed() {
+    let engine = Engine::with_busybox();
+    engine.start("web", "", IDLE);
+    let _host = std::net::TcpListener::bind("[::]:7000").expect("listen on the host");
+    let metadata = ip("169.254.169.254");
+    let _metadata = on_lan(|| std::net::TcpListener::bind((metadata, 80))).expect("listen");
+    let gateway = ip(&engine.inspect("web", "{{.NetworkSettings.Gateway}}"));
+    for (address, port) in [(HOST, 7000), (gateway, 7000), (metadata, 80)] {
+        let open = on_container(&engine, "web", || reachable(address, port));
+        assert!(!open, "a container reaches {address}");
+    }
+}
+
 /// Decision 1.
 #[test]
 fn a_run_whose_source_is_missing_or_stopped_is_refused() {

@@ -12,7 +12,7 @@ fn an_interactive_run_has_a_prompt_a_size_and_an_exit_code() {
     let engine = Engine::with_busybox();
     engine.start("db", "", IDLE);
     let line = "run -t -i --rm --name web --link db:webdb busybox sh";
-    let mut terminal = Terminal::start(&mut engine.command(line).env("TERM", "xterm"));
+    let mut terminal = Terminal::start(engine.command(line).env("TERM", "xterm"));
     terminal.await_text("# ");
     let id = engine.inspect("web", "{{.Id}}");
     terminal.type_in("echo host=$(hostname) term=$TERM\n");
