@@ -71,7 +71,8 @@ fn request_until(stop: &AtomicBool, requests: &AtomicUsize) -> Vec<String> {
         requests.fetch_add(1, Ordering::Relaxed);
         next += Duration::from_millis(20);
         let pause = next.saturating_duration_since(Instant::now()).as_millis();
-        poll(&mut [], PollTimeout::try_from(pause).unwrap()).unwrap();
+        let pause = PollTimeout::try_from(pause).expect("at most twenty milliseconds");
+        poll(&mut [], pause).expect("wait");
     }
     failures
 }
