@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use e2e::network::{HOST, on_lan};
-use e2e::{DEADLINE, daemon_pid, host, kill_daemon, linkspan, wait_for};
+use e2e::{DEADLINE, daemon_pid, host, image, kill_daemon, linkspan, wait_for};
 use nix::poll::{PollTimeout, poll};
 
 const SERVER: &[&str] = &[
@@ -18,6 +18,7 @@ const SERVER: &[&str] = &[
 ];
 
 fn run(options: &[&str], command: &[&str]) -> String {
+    image("busybox");
     let mut arguments = vec!["run", "-d"];
     arguments.extend(options);
     arguments.extend(command);
@@ -195,6 +196,7 @@ fn a_container_whose_shim_is_killed_ends_and_leaves_nothing() {
 
 #[test]
 fn every_name_is_unique_after_a_crash_in_the_middle_of_many_creates() {
+    image("busybox");
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for _ in 0..20 {

@@ -1,6 +1,6 @@
 //! Many containers, one after the other and at once; the sandbox audits what is left.
 
-use e2e::{DEADLINE, linkspan, wait_for};
+use e2e::{DEADLINE, image, linkspan, wait_for};
 
 /// How many lives are led in [`a_thousand_lives_leave_nothing`], by how many threads.
 const LIVES: usize = 1000;
@@ -10,6 +10,7 @@ const CROWD: usize = 200;
 
 #[test]
 fn a_thousand_lives_leave_nothing() {
+    image("busybox");
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
             scope.spawn(move || {
@@ -30,6 +31,7 @@ fn a_thousand_lives_leave_nothing() {
 
 #[test]
 fn two_hundred_containers_run_at_once() {
+    image("busybox");
     let name = |number: usize| format!("c{number}");
     let server = "echo $0 > /tmp/index.html; exec httpd -f -p 80 -h /tmp";
     for number in 0..CROWD {
