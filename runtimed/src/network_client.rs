@@ -99,6 +99,7 @@ impl NetworkClient {
                     ports: Vec::new(),
                 })
                 .collect(),
+            host_access: record.reaches_host(),
         };
         let response = self.call(|mut client| {
             let request = request.clone();

@@ -47,6 +47,7 @@ fn endpoint(number: u8, source: Option<u8>) -> Arc<Endpoint> {
             host_port: 8000 + u16::from(number),
         }],
         links: source.map(link).into_iter().collect(),
+        host: None,
     })
 }
 

@@ -265,6 +265,8 @@ pub(crate) struct Endpoint {
     pub(crate) published: Vec<PublishedPort>,
     /// The links of which this endpoint is the consumer.
     pub(crate) links: Vec<Link>,
+    /// The gateway's addresses, where the endpoint may open connections to the host.
+    pub(crate) host: Option<Addresses>,
 }
 
 /// What a caller wants attached.
@@ -282,6 +284,8 @@ pub(crate) struct AttachRequest {
     pub(crate) mappings: Vec<PortMapping>,
     /// The links of which this endpoint is the consumer.
     pub(crate) links: Vec<Link>,
+    /// Whether it may open connections to the host.
+    pub(crate) host_access: bool,
 }
 
 /// A subnet of one family.

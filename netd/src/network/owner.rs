@@ -107,6 +107,7 @@ impl Owner {
                 exposed,
                 mappings: _,
                 links,
+                host_access,
             } = request;
             let endpoint = Endpoint {
                 id,
@@ -116,6 +117,7 @@ impl Owner {
                 exposed,
                 published,
                 links,
+                host: host_access.then(|| self.settings.subnets.gateway()),
             };
             self.realize(endpoint, reservations, publisher)
         });

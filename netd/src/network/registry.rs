@@ -162,5 +162,13 @@ fn own_elements(endpoint: &Endpoint) -> Elements {
     for published in &endpoint.published {
         elements.append(&mut port::elements(published, &endpoint.addresses));
     }
+    if let Some(host) = endpoint.host {
+        // A link without ports: the pair is known, and the rules for the host ask no more.
+        elements.append(&mut link::elements(&OpenLink {
+            consumer: endpoint.addresses,
+            source: host,
+            ports: Vec::new(),
+        }));
+    }
     elements
 }

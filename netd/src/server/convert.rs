@@ -33,6 +33,7 @@ pub(super) fn attach_request(
         exposed,
         port_mappings,
         links,
+        host_access,
     } = request;
     if !network.is_empty() && network != DEFAULT_NETWORK {
         return Err(NetworkError::NetworkNotFound { network });
@@ -69,6 +70,7 @@ pub(super) fn attach_request(
             .map(port_mapping)
             .collect::<Result<_, _>>()?,
         links: links.iter().map(link).collect::<Result<_, _>>()?,
+        host_access,
     })
 }
 
@@ -82,6 +84,7 @@ pub(super) fn endpoint(endpoint: &Endpoint, info: &NetworkInfo) -> wire::Endpoin
         exposed,
         published,
         links: _,
+        host: _,
     } = endpoint;
     let gateway = info.subnets.gateway();
     wire::Endpoint {

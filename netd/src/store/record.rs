@@ -96,6 +96,9 @@ pub(crate) struct EndpointRecord {
     pub(crate) published: Vec<PublishedRecord>,
     /// The links of which it is the consumer.
     pub(crate) links: Vec<LinkRecord>,
+    /// Where it may reach the host; older rows have none.
+    #[serde(default)]
+    pub(crate) host: Option<(Ipv4Addr, Ipv6Addr)>,
 }
 
 /// A port of a container.
@@ -180,6 +183,7 @@ impl EndpointRecord {
             exposed,
             published,
             links,
+            host,
         } = endpoint;
         let ports = |ports: &[Port]| ports.iter().copied().map(PortRecord::from).collect();
         Self {
@@ -206,6 +210,7 @@ impl EndpointRecord {
                     ports: ports(&link.ports),
                 })
                 .collect(),
+            host: host.map(|Addresses { ipv4, ipv6 }| (ipv4, ipv6)),
         }
     }
 
@@ -243,6 +248,7 @@ impl EndpointRecord {
                 })
                 .collect(),
             links: links.collect::<Result<_, InvalidValue>>()?,
+            host: self.host.map(|(ipv4, ipv6)| Addresses { ipv4, ipv6 }),
         })
     }
 }

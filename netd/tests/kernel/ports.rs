@@ -91,6 +91,9 @@ fn nobody_goes_around_the_published_port() {
     });
 }
 
+/// The namespace of whoever looks: the engine's host.
+const HERE: &str = "/proc/thread-self/ns/net";
+
 /// S54: containers reach the outside under the host's address, but not the host.
 #[test]
 fn a_container_reaches_the_outside_and_not_the_host() {
@@ -107,7 +110,7 @@ fn a_container_reaches_the_outside_and_not_the_host() {
                 assert_eq!(seen.unwrap().to_string(), host, "masqueraded");
                 assert!(pings(&web.netns_path, target, DEADLINE));
             }
-            let _service = TcpListener::bind("[::]:22").unwrap();
+            serve_tcp(HERE, "::", 22);
             for ip in [HOST4, HOST6, &web.ipv4_gateway, &web.ipv6_gateway] {
                 assert!(
                     !reaches_tcp(&web.netns_path, ip, 22, PATIENCE),
@@ -116,6 +119,24 @@ fn a_container_reaches_the_outside_and_not_the_host() {
             }
         },
     );
+}
+
+/// Decision 7: a container reaches the host where it was declared, at the gateway, and
+/// nobody else does.
+#[test]
+fn the_host_is_open_to_whom_it_was_declared() {
+    World::run("the_host_is_open_to_whom_it_was_declared", |world| {
+        let declared = world.attach(AttachEndpointRequest {
+            host_access: true,
+            ..plain('a', "declared")
+        });
+        let other = world.attach(plain('b', "other"));
+        serve_tcp(HERE, "::", 22);
+        for gateway in [&declared.ipv4_gateway, &declared.ipv6_gateway] {
+            assert!(reaches_tcp(&declared.netns_path, gateway, 22, DEADLINE));
+            assert!(!reaches_tcp(&other.netns_path, gateway, 22, PATIENCE));
+        }
+    });
 }
 
 /// A port that is taken says by whom, and what to take instead.

@@ -115,6 +115,9 @@ pub struct AttachEndpointRequest {
     /// All links of which this endpoint is the consumer.
     #[prost(message, repeated, tag = "7")]
     pub links: ::prost::alloc::vec::Vec<Link>,
+    /// Whether the endpoint may open connections to the host, at the gateway's addresses.
+    #[prost(bool, tag = "8")]
+    pub host_access: bool,
 }
 /// AttachEndpointResponse returns the endpoint.
 #[derive(Clone, PartialEq, ::prost::Message)]

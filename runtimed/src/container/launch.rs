@@ -18,7 +18,8 @@ use tokio::sync::mpsc;
 
 use super::environment::{LinkSource, process_environment};
 use super::record::{
-    Addresses, HostsLine, Link, NetworkSettings, RECORD_VERSION, Record, Run, RunPhase,
+    Addresses, HOST_GATEWAY, HostsLine, Link, NetworkSettings, RECORD_VERSION, Record, Run,
+    RunPhase,
 };
 use super::spec::{RunPaths, container_spec};
 use super::streams::ShimStreams;
@@ -320,7 +321,7 @@ pub(crate) fn extra_host(entry: &str, gateway: &str) -> Result<(String, IpAddr)>
     if !valid {
         return Err(invalid(format!("`{name}` is no host name")));
     }
-    let text = if address == "host-gateway" {
+    let text = if address == HOST_GATEWAY {
         gateway
     } else {
         address

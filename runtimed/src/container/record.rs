@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::port::Port;
 
+/// What stands for the host's address in `--add-host`.
+pub(crate) const HOST_GATEWAY: &str = "host-gateway";
 /// The version of the records that this build writes.
 pub(crate) const RECORD_VERSION: u32 = 1;
 
@@ -228,6 +230,14 @@ impl Record {
                     && *name != "PATH"
                     && !self.config.private_env.iter().any(|p| p == name)
             })
+    }
+
+    /// Whether the user declared the host to this container.
+    pub(crate) fn reaches_host(&self) -> bool {
+        self.host
+            .extra_hosts
+            .iter()
+            .any(|entry| entry.ends_with(HOST_GATEWAY))
     }
 
     /// The ports to ask netd for: those given, and with `publish_all` one for each

@@ -176,6 +176,19 @@ fn to_host(layout: &Layout) -> Vec<Rule> {
             .equals(ICMP_TYPE, &[ECHO_REQUEST_V6])
             .accept(),
     ];
+    // Containers to which the host was declared; nobody else is a peer of the gateway.
+    rules.push(
+        Rule::new()
+            .family(Family::Ipv4)
+            .lookup(&[IP4_SOURCE, IP4_DESTINATION], Is, SetName::Peers4)
+            .accept(),
+    );
+    rules.push(
+        Rule::new()
+            .family(Family::Ipv6)
+            .lookup(&[IP6_SOURCE, IP6_DESTINATION], Is, SetName::Peers6)
+            .accept(),
+    );
     rules.push(match layout.host_access {
         HostAccess::Allow => Rule::new().accept(),
         HostAccess::Deny => Rule::new().drop(),
