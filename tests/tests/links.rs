@@ -445,6 +445,13 @@ fn the_host_and_cloud_metadata_are_closed() {
         let open = on_container(&engine, "web", || reachable(address, port));
         assert!(!open, "a container reaches {address}");
     }
+    // Declared, the host is open to the one that declared it, at the address of that name.
+    engine.start("declared", "--add-host host:host-gateway", IDLE);
+    assert!(on_container(&engine, "declared", || reachable(
+        gateway, 7000
+    )));
+    assert!(!on_container(&engine, "declared", || reachable(HOST, 7000)));
+    assert!(!on_container(&engine, "web", || reachable(gateway, 7000)));
 }
 
 /// Decision 1.
