@@ -86,6 +86,10 @@ fn no_request_fails_while_every_daemon_is_killed() {
         &["--name", "web", "--link", "db:db", "-p", "8080:80"],
         SERVER,
     );
+    // A container runs before its server listens; only from then on is a failure one.
+    wait_for("the server", DEADLINE, || {
+        on_lan(|| request(HOST, 8080).ok())
+    });
     let before = story();
     let stop = AtomicBool::new(false);
     let requests = AtomicUsize::new(0);
