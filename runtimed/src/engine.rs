@@ -188,14 +188,22 @@ impl Engine {
     }
 }
 
+impl Index {
+    /// Gives a name to an id; fails with the id that holds it.
+    fn take_name(&mut self, name: &str, id: &str) -> std::result::Result<(), String> {
+        if let Some(holder) = self.ids.get(name) {
+            return Err(holder.clone());
+        }
+        self.ids.insert(name.to_owned(), id.to_owned());
+        Ok(())
+    }
+}
+
 impl Containers {
     /// Reserves a name for an id. Fails with the id that holds it.
     pub(crate) fn reserve(&self, name: &str, id: &str) -> std::result::Result<(), String> {
         let mut index = self.index();
-        if let Some(holder) = index.ids.get(name) {
-            return Err(holder.clone());
-        }
-        index.ids.insert(name.to_owned(), id.to_owned());
+        index.take_name(name, id)?;
         index.by_id.insert(id.to_owned(), None);
         Ok(())
     }
@@ -227,12 +235,7 @@ impl Containers {
         new_name: &str,
         id: &str,
     ) -> std::result::Result<(), String> {
-        let mut index = self.index();
-        if let Some(holder) = index.ids.get(new_name) {
-            return Err(holder.clone());
-        }
-        index.ids.insert(new_name.to_owned(), id.to_owned());
-        Ok(())
+        self.index().take_name(new_name, id)
     }
 
     /// Gives a name back that belongs to an id.
@@ -241,11 +244,6 @@ impl Containers {
         if index.ids.get(name).is_some_and(|holder| holder == id) {
             index.ids.remove(name);
         }
-    }
-
-    /// Removes a container and its names.
-    pub(crate) fn remove(&self, record: &Record) {
-        self.forget(&record.id);
     }
 
     /// Removes an id and its names.

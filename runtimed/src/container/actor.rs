@@ -348,15 +348,7 @@ impl Actor {
         }
         stop.killed = true;
         stop.deadline = Instant::now() + KILL_TIMEOUT;
-        let kill = SignalRequest {
-            signal: Signal::SIGKILL as i32,
-            exec_id: String::new(),
-            all: true,
-        };
-        if let Err(error) = self
-            .ask_shim(Request::Signal, Operation::Signal(kill))
-            .await
-        {
+        if let Err(error) = self.ask_shim(Request::Signal, kill_all()).await {
             tracing::warn!(container_id = self.record.id, %error, "kill the container, ignoring");
         }
     }
@@ -526,7 +518,7 @@ impl Actor {
                 "remove a container"
             );
         }
-        self.engine.containers.remove(&self.record);
+        self.engine.containers.forget(&self.record.id);
         self.event("destroy", &[]);
         self.publish(true);
         self.engine.names_changed();
@@ -539,6 +531,15 @@ impl Goal {
             Self::Stopped(reply) | Self::Restarted(reply) | Self::Removed(reply) => reply,
         }
     }
+}
+
+/// Asks for the end of every process of a container.
+fn kill_all() -> Operation {
+    Operation::Signal(SignalRequest {
+        signal: Signal::SIGKILL as i32,
+        exec_id: String::new(),
+        all: true,
+    })
 }
 
 /// Answers a request; one whose sender left needs no answer.

@@ -4,13 +4,12 @@ use std::time::SystemTime;
 
 use linkspan_proto::shim_v1::shim_message::Content;
 use linkspan_proto::shim_v1::shim_request::Operation;
-use linkspan_proto::shim_v1::{Exit, SignalRequest, StateRequest};
+use linkspan_proto::shim_v1::{Exit, StateRequest};
 use linkspan_proto::time::unix_nanos;
-use nix::sys::signal::Signal;
 
 use super::super::record::{LastRun, Run, RunPhase};
 use super::super::{launch, orphan};
-use super::{Actor, Running};
+use super::{Actor, Running, kill_all};
 use crate::engine::Engine;
 use crate::shim_client::ShimClient;
 
@@ -50,12 +49,7 @@ impl Actor {
         }
         if run.phase == RunPhase::Starting {
             // It runs, but nobody was told so: the start was not acknowledged.
-            let kill = SignalRequest {
-                signal: Signal::SIGKILL as i32,
-                exec_id: String::new(),
-                all: true,
-            };
-            shim.request(Operation::Signal(kill), &[]).await.ok();
+            shim.request(kill_all(), &[]).await.ok();
         }
         let mut run = run;
         run.pid = state.pid;
