@@ -100,6 +100,7 @@ impl NetworkClient {
                 })
                 .collect(),
             host_access: record.reaches_host(),
+            ..AttachEndpointRequest::default()
         };
         let response = self.call(|mut client| {
             let request = request.clone();
@@ -143,6 +144,7 @@ impl NetworkClient {
     pub(crate) async fn release(&self, name: &str) -> Result<(), NetworkError> {
         let request = ReleaseNameRequest {
             name: name.to_owned(),
+            network: String::new(),
         };
         self.call(|mut client| {
             let request = request.clone();

@@ -291,6 +291,7 @@ impl CreateArguments {
             dns_search: self.dns_search.clone(),
             dns_options: self.dns_option.clone(),
             init: self.init,
+            networks: Vec::new(),
         })
     }
 }

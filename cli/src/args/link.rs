@@ -40,6 +40,7 @@ pub(crate) fn parse(text: &str) -> anyhow::Result<LinkConfig> {
         source: source.to_owned(),
         alias,
         env,
+        ..LinkConfig::default()
     })
 }
 

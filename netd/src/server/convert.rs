@@ -34,6 +34,10 @@ pub(super) fn attach_request(
         port_mappings,
         links,
         host_access,
+        sandbox_id: _,
+        aliases: _,
+        ipv4_address: _,
+        ipv6_address: _,
     } = request;
     if !network.is_empty() && network != DEFAULT_NETWORK {
         return Err(NetworkError::NetworkNotFound { network });
@@ -107,6 +111,9 @@ pub(super) fn endpoint(endpoint: &Endpoint, info: &NetworkInfo) -> wire::Endpoin
             .to_string(),
         published: published.iter().map(published_port).collect(),
         exposed: exposed.iter().copied().map(wire_port).collect(),
+        ifname: String::new(),
+        sandbox_id: String::new(),
+        aliases: Vec::new(),
     }
 }
 
@@ -137,6 +144,8 @@ pub(super) fn link_status(status: LinkStatus) -> wire::LinkStatus {
             source_name: source_name.to_string(),
             ports: ports.into_iter().map(wire_port).collect(),
         }),
+        network: String::new(),
+        traffic: None,
         open: open_ports.is_some(),
         open_ports: open_ports
             .unwrap_or_default()

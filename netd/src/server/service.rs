@@ -147,10 +147,74 @@ impl NetworkService for NetworkEdge {
             ipv6_gateway: gateway.ipv6.to_string(),
             endpoint_count: u32::try_from(self.handle.registry().len()).unwrap_or(u32::MAX),
             quarantine: prost_types::Duration::try_from(*quarantine).ok(),
+            ..wire::Network::default()
         };
         Ok(Response::new(wire::ListNetworksResponse {
             networks: vec![network],
         }))
+    }
+
+    async fn update_endpoint(
+        &self,
+        _request: Request<wire::UpdateEndpointRequest>,
+    ) -> Result<Response<wire::UpdateEndpointResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn move_port(
+        &self,
+        _request: Request<wire::MovePortRequest>,
+    ) -> Result<Response<wire::MovePortResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn list_ports(
+        &self,
+        _request: Request<wire::ListPortsRequest>,
+    ) -> Result<Response<wire::ListPortsResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn find_port_holder(
+        &self,
+        _request: Request<wire::FindPortHolderRequest>,
+    ) -> Result<Response<wire::FindPortHolderResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn explain(
+        &self,
+        _request: Request<wire::ExplainRequest>,
+    ) -> Result<Response<wire::ExplainResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn create_network(
+        &self,
+        _request: Request<wire::CreateNetworkRequest>,
+    ) -> Result<Response<wire::CreateNetworkResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn delete_network(
+        &self,
+        _request: Request<wire::DeleteNetworkRequest>,
+    ) -> Result<Response<wire::DeleteNetworkResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn get_drop_counters(
+        &self,
+        _request: Request<wire::GetDropCountersRequest>,
+    ) -> Result<Response<wire::GetDropCountersResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn keep_firewall(
+        &self,
+        _request: Request<wire::KeepFirewallRequest>,
+    ) -> Result<Response<wire::KeepFirewallResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
     }
 
     type WatchEndpointsStream = WatchStream;

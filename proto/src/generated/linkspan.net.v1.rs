@@ -90,6 +90,15 @@ pub struct Endpoint {
     /// The exposed ports, ascending, tcp first.
     #[prost(message, repeated, tag = "14")]
     pub exposed: ::prost::alloc::vec::Vec<Port>,
+    /// The name of the device in the container, such as eth0.
+    #[prost(string, tag = "15")]
+    pub ifname: ::prost::alloc::string::String,
+    /// The id of the namespace that the device is in.
+    #[prost(string, tag = "16")]
+    pub sandbox_id: ::prost::alloc::string::String,
+    /// The names beside `name` by which members of the network find it.
+    #[prost(string, repeated, tag = "17")]
+    pub aliases: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// AttachEndpointRequest describes the endpoint to make.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -118,6 +127,19 @@ pub struct AttachEndpointRequest {
     /// Whether the endpoint may open connections to the host, at the gateway's addresses.
     #[prost(bool, tag = "8")]
     pub host_access: bool,
+    /// The network namespace that the device goes to: that of the endpoint with this id,
+    /// which must be attached. Empty means one of its own.
+    #[prost(string, tag = "9")]
+    pub sandbox_id: ::prost::alloc::string::String,
+    /// The names beside `name` by which members of the network find it.
+    #[prost(string, repeated, tag = "10")]
+    pub aliases: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The IPv4 address to have; empty means any.
+    #[prost(string, tag = "11")]
+    pub ipv4_address: ::prost::alloc::string::String,
+    /// The IPv6 address to have; empty means the one that goes with the IPv4 address.
+    #[prost(string, tag = "12")]
+    pub ipv6_address: ::prost::alloc::string::String,
 }
 /// AttachEndpointResponse returns the endpoint.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -125,6 +147,58 @@ pub struct AttachEndpointResponse {
     /// The endpoint as it is now.
     #[prost(message, optional, tag = "1")]
     pub endpoint: ::core::option::Option<Endpoint>,
+}
+/// UpdateEndpointRequest says what the endpoint has from now on.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UpdateEndpointRequest {
+    /// The identity.
+    #[prost(string, tag = "1")]
+    pub endpoint_id: ::prost::alloc::string::String,
+    /// All ports to publish. A mapping that is there already keeps its host port.
+    #[prost(message, repeated, tag = "2")]
+    pub port_mappings: ::prost::alloc::vec::Vec<PortMapping>,
+    /// All links of which this endpoint is the consumer.
+    #[prost(message, repeated, tag = "3")]
+    pub links: ::prost::alloc::vec::Vec<Link>,
+    /// The ports that links to this endpoint open.
+    #[prost(message, repeated, tag = "4")]
+    pub exposed: ::prost::alloc::vec::Vec<Port>,
+    /// The names beside `name` by which members of the network find it.
+    #[prost(string, repeated, tag = "5")]
+    pub aliases: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// UpdateEndpointResponse returns the endpoint.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UpdateEndpointResponse {
+    /// The endpoint as it is now.
+    #[prost(message, optional, tag = "1")]
+    pub endpoint: ::core::option::Option<Endpoint>,
+}
+/// MovePortRequest says which port goes where.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MovePortRequest {
+    /// The protocol.
+    #[prost(enumeration = "Protocol", tag = "1")]
+    pub protocol: i32,
+    /// The port on the host.
+    #[prost(uint32, tag = "2")]
+    pub host_port: u32,
+    /// The endpoint that gets it.
+    #[prost(string, tag = "3")]
+    pub to_endpoint_id: ::prost::alloc::string::String,
+    /// The port inside its container.
+    #[prost(uint32, tag = "4")]
+    pub container_port: u32,
+}
+/// MovePortResponse returns both endpoints.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MovePortResponse {
+    /// The endpoint that had the port.
+    #[prost(message, optional, tag = "1")]
+    pub from: ::core::option::Option<Endpoint>,
+    /// The endpoint that has it.
+    #[prost(message, optional, tag = "2")]
+    pub to: ::core::option::Option<Endpoint>,
 }
 /// DetachEndpointRequest names the endpoint to remove.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -158,6 +232,9 @@ pub struct ReleaseNameRequest {
     /// The name.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
+    /// The network; empty means all that have a lease of the name.
+    #[prost(string, tag = "2")]
+    pub network: ::prost::alloc::string::String,
 }
 /// ReleaseNameResponse is empty.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -190,6 +267,29 @@ pub struct LinkStatus {
     /// The ports that are open now.
     #[prost(message, repeated, tag = "4")]
     pub open_ports: ::prost::alloc::vec::Vec<Port>,
+    /// The network that both ends are on; empty while the link is not open.
+    #[prost(string, tag = "5")]
+    pub network: ::prost::alloc::string::String,
+    /// What passed between the two since the link was opened, in both directions. Links
+    /// of one consumer to one source by several aliases share it.
+    #[prost(message, optional, tag = "6")]
+    pub traffic: ::core::option::Option<Traffic>,
+}
+/// Traffic is what the kernel counted.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Traffic {
+    /// Packets; what the network card gathers into one counts as one.
+    #[prost(uint64, tag = "1")]
+    pub packets: u64,
+    /// Bytes of IP packets.
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+    /// Connections that were opened.
+    #[prost(uint64, tag = "3")]
+    pub connections: u64,
+    /// Connections that are open now.
+    #[prost(uint64, tag = "4")]
+    pub open_connections: u64,
 }
 /// ListLinksResponse returns the links.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -198,11 +298,204 @@ pub struct ListLinksResponse {
     #[prost(message, repeated, tag = "1")]
     pub links: ::prost::alloc::vec::Vec<LinkStatus>,
 }
+/// ListPortsRequest is empty.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListPortsRequest {}
+/// PublishedPort is a port of the host that leads into a container.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PublishedPort {
+    /// The name of the endpoint.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// The id of the endpoint.
+    #[prost(string, tag = "2")]
+    pub endpoint_id: ::prost::alloc::string::String,
+    /// The port, with a definite host port and address.
+    #[prost(message, optional, tag = "3")]
+    pub mapping: ::core::option::Option<PortMapping>,
+    /// What passed through the port number of the host, at any of its addresses.
+    #[prost(message, optional, tag = "4")]
+    pub traffic: ::core::option::Option<Traffic>,
+}
+/// ListPortsResponse returns the ports.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListPortsResponse {
+    /// The ports, by number, protocol and address.
+    #[prost(message, repeated, tag = "1")]
+    pub ports: ::prost::alloc::vec::Vec<PublishedPort>,
+}
+/// FindPortHolderRequest names the port.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FindPortHolderRequest {
+    /// The protocol.
+    #[prost(enumeration = "Protocol", tag = "1")]
+    pub protocol: i32,
+    /// The port on the host.
+    #[prost(uint32, tag = "2")]
+    pub host_port: u32,
+    /// The host address; empty means any.
+    #[prost(string, tag = "3")]
+    pub host_ip: ::prost::alloc::string::String,
+}
+/// PortHolder is who holds a port of the host.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PortHolder {
+    /// The address at which it is held.
+    #[prost(string, tag = "1")]
+    pub host_ip: ::prost::alloc::string::String,
+    /// The endpoint's name, if it is one of ours.
+    #[prost(string, tag = "2")]
+    pub endpoint_name: ::prost::alloc::string::String,
+    /// The container port that it leads to, if it is one of ours.
+    #[prost(uint32, tag = "3")]
+    pub container_port: u32,
+    /// The process, if it is none of ours; 0 if it cannot be seen.
+    #[prost(int32, tag = "4")]
+    pub pid: i32,
+    /// The name of the process.
+    #[prost(string, tag = "5")]
+    pub command: ::prost::alloc::string::String,
+    /// The user that the socket belongs to.
+    #[prost(string, tag = "6")]
+    pub user: ::prost::alloc::string::String,
+    /// The systemd unit of the process, or its control group; empty if it has none.
+    #[prost(string, tag = "7")]
+    pub unit: ::prost::alloc::string::String,
+}
+/// FindPortHolderResponse tells who it is.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FindPortHolderResponse {
+    /// Everyone who holds it; none if it is free.
+    #[prost(message, repeated, tag = "1")]
+    pub holders: ::prost::alloc::vec::Vec<PortHolder>,
+    /// The next number that is free at all addresses; 0 if there is none.
+    #[prost(uint32, tag = "2")]
+    pub next_free: u32,
+}
+/// ExplainRequest says from where to where.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExplainRequest {
+    /// The name of an endpoint, `host`, or an address of somebody outside.
+    #[prost(string, tag = "1")]
+    pub from: ::prost::alloc::string::String,
+    /// The name of an endpoint, an alias of a link of the first, `host`, or an address.
+    #[prost(string, tag = "2")]
+    pub to: ::prost::alloc::string::String,
+    /// The protocol; unspecified means an ICMP echo request.
+    #[prost(enumeration = "Protocol", tag = "3")]
+    pub protocol: i32,
+    /// The destination port; 0 with an ICMP echo request.
+    #[prost(uint32, tag = "4")]
+    pub port: u32,
+}
+/// ExplainStep is one thing that was looked at, in the order in which a packet meets it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExplainStep {
+    /// What it is: name, address, network, link, port, rule, listener.
+    #[prost(string, tag = "1")]
+    pub subject: ::prost::alloc::string::String,
+    /// What was found, in one sentence.
+    #[prost(string, tag = "2")]
+    pub finding: ::prost::alloc::string::String,
+    /// Whether the packet goes on.
+    #[prost(bool, tag = "3")]
+    pub passes: bool,
+}
+/// ExplainResponse tells whether and why.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExplainResponse {
+    /// Whether a connection would be made.
+    #[prost(bool, tag = "1")]
+    pub reachable: bool,
+    /// What was looked at.
+    #[prost(message, repeated, tag = "2")]
+    pub steps: ::prost::alloc::vec::Vec<ExplainStep>,
+    /// What to do about it; empty if it is reachable.
+    #[prost(string, tag = "3")]
+    pub hint: ::prost::alloc::string::String,
+}
+/// CreateNetworkRequest describes the network to make.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CreateNetworkRequest {
+    /// The name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// The IPv4 subnet, such as 10.5.0.0/24; empty means one that nothing else routes.
+    #[prost(string, tag = "2")]
+    pub ipv4_subnet: ::prost::alloc::string::String,
+    /// The IPv6 subnet; empty means one that nothing else routes.
+    #[prost(string, tag = "3")]
+    pub ipv6_subnet: ::prost::alloc::string::String,
+    /// The gateway's IPv4 address; empty means the first.
+    #[prost(string, tag = "4")]
+    pub ipv4_gateway: ::prost::alloc::string::String,
+    /// The part of the IPv4 subnet that addresses are chosen from; empty means all.
+    #[prost(string, tag = "5")]
+    pub ipv4_range: ::prost::alloc::string::String,
+    /// What its members may do among each other.
+    #[prost(enumeration = "NetworkPolicy", tag = "6")]
+    pub policy: i32,
+    /// Whether it has no way to the outside.
+    #[prost(bool, tag = "7")]
+    pub internal: bool,
+    /// Labels.
+    #[prost(map = "string, string", tag = "8")]
+    pub labels: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+}
+/// CreateNetworkResponse returns the network.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CreateNetworkResponse {
+    /// The network.
+    #[prost(message, optional, tag = "1")]
+    pub network: ::core::option::Option<Network>,
+}
+/// DeleteNetworkRequest names the network.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteNetworkRequest {
+    /// The name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+/// DeleteNetworkResponse is empty.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteNetworkResponse {}
+/// GetDropCountersRequest is empty.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetDropCountersRequest {}
+/// DropCounter is what one rule has dropped.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DropCounter {
+    /// The rule, such as arp_spoofed.
+    #[prost(string, tag = "1")]
+    pub rule: ::prost::alloc::string::String,
+    /// Packets.
+    #[prost(uint64, tag = "2")]
+    pub packets: u64,
+    /// Bytes.
+    #[prost(uint64, tag = "3")]
+    pub bytes: u64,
+}
+/// GetDropCountersResponse returns the counters.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetDropCountersResponse {
+    /// The counters, in the order of the rules.
+    #[prost(message, repeated, tag = "1")]
+    pub counters: ::prost::alloc::vec::Vec<DropCounter>,
+}
+/// KeepFirewallRequest is empty.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeepFirewallRequest {}
+/// KeepFirewallResponse is empty.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeepFirewallResponse {}
 /// ListNetworksRequest is empty.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListNetworksRequest {}
 /// Network is a subnet that endpoints share.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Network {
     /// The name.
     #[prost(string, tag = "1")]
@@ -228,6 +521,27 @@ pub struct Network {
     /// How long a freed address rests before it is used again.
     #[prost(message, optional, tag = "8")]
     pub quarantine: ::core::option::Option<::prost_types::Duration>,
+    /// What its members may do among each other.
+    #[prost(enumeration = "NetworkPolicy", tag = "9")]
+    pub policy: i32,
+    /// Whether it has no way to the outside.
+    #[prost(bool, tag = "10")]
+    pub internal: bool,
+    /// The part of the IPv4 subnet that addresses are chosen from; empty means all.
+    #[prost(string, tag = "11")]
+    pub ipv4_range: ::prost::alloc::string::String,
+    /// Labels.
+    #[prost(map = "string, string", tag = "12")]
+    pub labels: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// When it was made; unset for the default network.
+    #[prost(message, optional, tag = "13")]
+    pub created_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// What passed between it and the host's routing, as the bridge counted.
+    #[prost(message, optional, tag = "14")]
+    pub traffic: ::core::option::Option<Traffic>,
 }
 /// ListNetworksResponse returns the networks.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -243,7 +557,7 @@ pub struct WatchEndpointsRequest {}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WatchEndpointsResponse {
     /// What happened.
-    #[prost(oneof = "watch_endpoints_response::Change", tags = "1, 2, 3")]
+    #[prost(oneof = "watch_endpoints_response::Change", tags = "1, 2, 3, 4")]
     pub change: ::core::option::Option<watch_endpoints_response::Change>,
 }
 /// Nested message and enum types in `WatchEndpointsResponse`.
@@ -260,6 +574,9 @@ pub mod watch_endpoints_response {
         /// The id of an endpoint that was detached.
         #[prost(string, tag = "3")]
         DetachedId(::prost::alloc::string::String),
+        /// What was damaged from outside and is whole again, in one sentence.
+        #[prost(string, tag = "4")]
+        Healed(::prost::alloc::string::String),
     }
 }
 /// EndpointSnapshot is everything that is attached.
@@ -302,6 +619,39 @@ impl Protocol {
             "PROTOCOL_TCP" => Some(Self::Tcp),
             "PROTOCOL_UDP" => Some(Self::Udp),
             "PROTOCOL_SCTP" => Some(Self::Sctp),
+            _ => None,
+        }
+    }
+}
+/// NetworkPolicy says what members of a network may do among each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum NetworkPolicy {
+    /// Not given: open for a network that a user makes.
+    Unspecified = 0,
+    /// Members reach each other.
+    Open = 1,
+    /// Members reach only what they have a link to.
+    Isolated = 2,
+}
+impl NetworkPolicy {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "NETWORK_POLICY_UNSPECIFIED",
+            Self::Open => "NETWORK_POLICY_OPEN",
+            Self::Isolated => "NETWORK_POLICY_ISOLATED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "NETWORK_POLICY_UNSPECIFIED" => Some(Self::Unspecified),
+            "NETWORK_POLICY_OPEN" => Some(Self::Open),
+            "NETWORK_POLICY_ISOLATED" => Some(Self::Isolated),
             _ => None,
         }
     }
@@ -398,7 +748,8 @@ pub mod network_service_client {
         /// All or nothing: after an error no address, port, device or rule is left.
         ///
         /// Errors: INVALID_ARGUMENT (INVALID_REQUEST), NOT_FOUND (NETWORK_NOT_FOUND),
-        /// ALREADY_EXISTS (NAME_IN_USE: another endpoint is attached by that name),
+        /// ALREADY_EXISTS (NAME_IN_USE: another endpoint is attached by that name;
+        /// ADDRESS_IN_USE),
         /// FAILED_PRECONDITION (PORT_IN_USE, with metadata holder, host_ip, host_port,
         /// protocol and next_free), RESOURCE_EXHAUSTED (ADDRESSES_EXHAUSTED,
         /// PORTS_EXHAUSTED).
@@ -426,6 +777,70 @@ pub mod network_service_client {
                 .insert(
                     GrpcMethod::new("linkspan.net.v1.NetworkService", "AttachEndpoint"),
                 );
+            self.inner.unary(req, path, codec).await
+        }
+        /// UpdateEndpoint makes the published ports, the links and the aliases of an attached
+        /// endpoint what the request says, in one transaction of the firewall. What stays the
+        /// same is not touched; connections through what goes are cut.
+        ///
+        /// Idempotent. All or nothing.
+        /// Errors: INVALID_ARGUMENT (INVALID_REQUEST), NOT_FOUND (ENDPOINT_NOT_FOUND),
+        /// FAILED_PRECONDITION (PORT_IN_USE), RESOURCE_EXHAUSTED (PORTS_EXHAUSTED).
+        pub async fn update_endpoint(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UpdateEndpointRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UpdateEndpointResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.net.v1.NetworkService/UpdateEndpoint",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("linkspan.net.v1.NetworkService", "UpdateEndpoint"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// MovePort gives a published host port from one endpoint to another, at every
+        /// address where it is published, in one transaction: there is no moment at which
+        /// the port is closed. Connections that are open stay where they are; datagrams go
+        /// to the new endpoint at once.
+        ///
+        /// Errors: INVALID_ARGUMENT (INVALID_REQUEST), NOT_FOUND (ENDPOINT_NOT_FOUND,
+        /// PORT_NOT_FOUND).
+        pub async fn move_port(
+            &mut self,
+            request: impl tonic::IntoRequest<super::MovePortRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MovePortResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.net.v1.NetworkService/MovePort",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("linkspan.net.v1.NetworkService", "MovePort"));
             self.inner.unary(req, path, codec).await
         }
         /// DetachEndpoint closes links and ports, flushes their connection tracking
@@ -548,7 +963,7 @@ pub mod network_service_client {
             self.inner.unary(req, path, codec).await
         }
         /// ListLinks returns the links of the attached endpoints, with whether each is
-        /// open now.
+        /// open now, and what the kernel counted.
         pub async fn list_links(
             &mut self,
             request: impl tonic::IntoRequest<super::ListLinksRequest>,
@@ -571,6 +986,153 @@ pub mod network_service_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("linkspan.net.v1.NetworkService", "ListLinks"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// ListPorts returns the published ports of the attached endpoints, with what the
+        /// kernel counted.
+        pub async fn list_ports(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListPortsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListPortsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.net.v1.NetworkService/ListPorts",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("linkspan.net.v1.NetworkService", "ListPorts"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// FindPortHolder tells who holds a port of the host: an endpoint of ours, or a
+        /// process.
+        ///
+        /// Errors: INVALID_ARGUMENT (INVALID_REQUEST).
+        pub async fn find_port_holder(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FindPortHolderRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::FindPortHolderResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.net.v1.NetworkService/FindPortHolder",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("linkspan.net.v1.NetworkService", "FindPortHolder"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Explain tells whether a connection from one place to another would pass, and
+        /// why. The answer comes from the model that the rules are rendered from.
+        ///
+        /// Errors: INVALID_ARGUMENT (INVALID_REQUEST), NOT_FOUND (ENDPOINT_NOT_FOUND).
+        pub async fn explain(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExplainRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExplainResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.net.v1.NetworkService/Explain",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("linkspan.net.v1.NetworkService", "Explain"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// CreateNetwork makes a network with a bridge of its own.
+        ///
+        /// Idempotent: a network of that name with the same settings is returned as it is.
+        /// Errors: INVALID_ARGUMENT (INVALID_REQUEST), ALREADY_EXISTS (NETWORK_EXISTS),
+        /// FAILED_PRECONDITION (SUBNET_OVERLAPS), RESOURCE_EXHAUSTED (SUBNETS_EXHAUSTED,
+        /// NETWORKS_EXHAUSTED).
+        pub async fn create_network(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateNetworkRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateNetworkResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.net.v1.NetworkService/CreateNetwork",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("linkspan.net.v1.NetworkService", "CreateNetwork"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// DeleteNetwork removes a network and its leases.
+        ///
+        /// Idempotent: a network that does not exist is no error.
+        /// Errors: INVALID_ARGUMENT (INVALID_REQUEST) for the default network,
+        /// FAILED_PRECONDITION (NETWORK_IN_USE, metadata endpoints).
+        pub async fn delete_network(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteNetworkRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteNetworkResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.net.v1.NetworkService/DeleteNetwork",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("linkspan.net.v1.NetworkService", "DeleteNetwork"),
+                );
             self.inner.unary(req, path, codec).await
         }
         /// ListNetworks returns the networks and their subnets.
@@ -597,6 +1159,64 @@ pub mod network_service_client {
             req.extensions_mut()
                 .insert(
                     GrpcMethod::new("linkspan.net.v1.NetworkService", "ListNetworks"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// GetDropCounters returns how many packets each rule that drops has dropped.
+        pub async fn get_drop_counters(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetDropCountersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetDropCountersResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.net.v1.NetworkService/GetDropCounters",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("linkspan.net.v1.NetworkService", "GetDropCounters"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// KeepFirewall makes netd hand a duplicate of the socket that owns its nftables
+        /// tables to the keeper at RUN/keeper.sock, so that they stay owned while netd is
+        /// being restarted.
+        ///
+        /// Idempotent. Errors: UNAVAILABLE (KEEPER_UNAVAILABLE).
+        pub async fn keep_firewall(
+            &mut self,
+            request: impl tonic::IntoRequest<super::KeepFirewallRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::KeepFirewallResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.net.v1.NetworkService/KeepFirewall",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("linkspan.net.v1.NetworkService", "KeepFirewall"),
                 );
             self.inner.unary(req, path, codec).await
         }
@@ -653,7 +1273,8 @@ pub mod network_service_server {
         /// All or nothing: after an error no address, port, device or rule is left.
         ///
         /// Errors: INVALID_ARGUMENT (INVALID_REQUEST), NOT_FOUND (NETWORK_NOT_FOUND),
-        /// ALREADY_EXISTS (NAME_IN_USE: another endpoint is attached by that name),
+        /// ALREADY_EXISTS (NAME_IN_USE: another endpoint is attached by that name;
+        /// ADDRESS_IN_USE),
         /// FAILED_PRECONDITION (PORT_IN_USE, with metadata holder, host_ip, host_port,
         /// protocol and next_free), RESOURCE_EXHAUSTED (ADDRESSES_EXHAUSTED,
         /// PORTS_EXHAUSTED).
@@ -662,6 +1283,34 @@ pub mod network_service_server {
             request: tonic::Request<super::AttachEndpointRequest>,
         ) -> std::result::Result<
             tonic::Response<super::AttachEndpointResponse>,
+            tonic::Status,
+        >;
+        /// UpdateEndpoint makes the published ports, the links and the aliases of an attached
+        /// endpoint what the request says, in one transaction of the firewall. What stays the
+        /// same is not touched; connections through what goes are cut.
+        ///
+        /// Idempotent. All or nothing.
+        /// Errors: INVALID_ARGUMENT (INVALID_REQUEST), NOT_FOUND (ENDPOINT_NOT_FOUND),
+        /// FAILED_PRECONDITION (PORT_IN_USE), RESOURCE_EXHAUSTED (PORTS_EXHAUSTED).
+        async fn update_endpoint(
+            &self,
+            request: tonic::Request<super::UpdateEndpointRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UpdateEndpointResponse>,
+            tonic::Status,
+        >;
+        /// MovePort gives a published host port from one endpoint to another, at every
+        /// address where it is published, in one transaction: there is no moment at which
+        /// the port is closed. Connections that are open stay where they are; datagrams go
+        /// to the new endpoint at once.
+        ///
+        /// Errors: INVALID_ARGUMENT (INVALID_REQUEST), NOT_FOUND (ENDPOINT_NOT_FOUND,
+        /// PORT_NOT_FOUND).
+        async fn move_port(
+            &self,
+            request: tonic::Request<super::MovePortRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MovePortResponse>,
             tonic::Status,
         >;
         /// DetachEndpoint closes links and ports, flushes their connection tracking
@@ -708,12 +1357,65 @@ pub mod network_service_server {
             tonic::Status,
         >;
         /// ListLinks returns the links of the attached endpoints, with whether each is
-        /// open now.
+        /// open now, and what the kernel counted.
         async fn list_links(
             &self,
             request: tonic::Request<super::ListLinksRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ListLinksResponse>,
+            tonic::Status,
+        >;
+        /// ListPorts returns the published ports of the attached endpoints, with what the
+        /// kernel counted.
+        async fn list_ports(
+            &self,
+            request: tonic::Request<super::ListPortsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListPortsResponse>,
+            tonic::Status,
+        >;
+        /// FindPortHolder tells who holds a port of the host: an endpoint of ours, or a
+        /// process.
+        ///
+        /// Errors: INVALID_ARGUMENT (INVALID_REQUEST).
+        async fn find_port_holder(
+            &self,
+            request: tonic::Request<super::FindPortHolderRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::FindPortHolderResponse>,
+            tonic::Status,
+        >;
+        /// Explain tells whether a connection from one place to another would pass, and
+        /// why. The answer comes from the model that the rules are rendered from.
+        ///
+        /// Errors: INVALID_ARGUMENT (INVALID_REQUEST), NOT_FOUND (ENDPOINT_NOT_FOUND).
+        async fn explain(
+            &self,
+            request: tonic::Request<super::ExplainRequest>,
+        ) -> std::result::Result<tonic::Response<super::ExplainResponse>, tonic::Status>;
+        /// CreateNetwork makes a network with a bridge of its own.
+        ///
+        /// Idempotent: a network of that name with the same settings is returned as it is.
+        /// Errors: INVALID_ARGUMENT (INVALID_REQUEST), ALREADY_EXISTS (NETWORK_EXISTS),
+        /// FAILED_PRECONDITION (SUBNET_OVERLAPS), RESOURCE_EXHAUSTED (SUBNETS_EXHAUSTED,
+        /// NETWORKS_EXHAUSTED).
+        async fn create_network(
+            &self,
+            request: tonic::Request<super::CreateNetworkRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateNetworkResponse>,
+            tonic::Status,
+        >;
+        /// DeleteNetwork removes a network and its leases.
+        ///
+        /// Idempotent: a network that does not exist is no error.
+        /// Errors: INVALID_ARGUMENT (INVALID_REQUEST) for the default network,
+        /// FAILED_PRECONDITION (NETWORK_IN_USE, metadata endpoints).
+        async fn delete_network(
+            &self,
+            request: tonic::Request<super::DeleteNetworkRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteNetworkResponse>,
             tonic::Status,
         >;
         /// ListNetworks returns the networks and their subnets.
@@ -722,6 +1424,26 @@ pub mod network_service_server {
             request: tonic::Request<super::ListNetworksRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ListNetworksResponse>,
+            tonic::Status,
+        >;
+        /// GetDropCounters returns how many packets each rule that drops has dropped.
+        async fn get_drop_counters(
+            &self,
+            request: tonic::Request<super::GetDropCountersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetDropCountersResponse>,
+            tonic::Status,
+        >;
+        /// KeepFirewall makes netd hand a duplicate of the socket that owns its nftables
+        /// tables to the keeper at RUN/keeper.sock, so that they stay owned while netd is
+        /// being restarted.
+        ///
+        /// Idempotent. Errors: UNAVAILABLE (KEEPER_UNAVAILABLE).
+        async fn keep_firewall(
+            &self,
+            request: tonic::Request<super::KeepFirewallRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::KeepFirewallResponse>,
             tonic::Status,
         >;
         /// Server streaming response type for the WatchEndpoints method.
@@ -851,6 +1573,97 @@ pub mod network_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = AttachEndpointSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/linkspan.net.v1.NetworkService/UpdateEndpoint" => {
+                    #[allow(non_camel_case_types)]
+                    struct UpdateEndpointSvc<T: NetworkService>(pub Arc<T>);
+                    impl<
+                        T: NetworkService,
+                    > tonic::server::UnaryService<super::UpdateEndpointRequest>
+                    for UpdateEndpointSvc<T> {
+                        type Response = super::UpdateEndpointResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UpdateEndpointRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetworkService>::update_endpoint(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UpdateEndpointSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/linkspan.net.v1.NetworkService/MovePort" => {
+                    #[allow(non_camel_case_types)]
+                    struct MovePortSvc<T: NetworkService>(pub Arc<T>);
+                    impl<
+                        T: NetworkService,
+                    > tonic::server::UnaryService<super::MovePortRequest>
+                    for MovePortSvc<T> {
+                        type Response = super::MovePortResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MovePortRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetworkService>::move_port(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MovePortSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -1093,6 +1906,232 @@ pub mod network_service_server {
                     };
                     Box::pin(fut)
                 }
+                "/linkspan.net.v1.NetworkService/ListPorts" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListPortsSvc<T: NetworkService>(pub Arc<T>);
+                    impl<
+                        T: NetworkService,
+                    > tonic::server::UnaryService<super::ListPortsRequest>
+                    for ListPortsSvc<T> {
+                        type Response = super::ListPortsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListPortsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetworkService>::list_ports(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListPortsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/linkspan.net.v1.NetworkService/FindPortHolder" => {
+                    #[allow(non_camel_case_types)]
+                    struct FindPortHolderSvc<T: NetworkService>(pub Arc<T>);
+                    impl<
+                        T: NetworkService,
+                    > tonic::server::UnaryService<super::FindPortHolderRequest>
+                    for FindPortHolderSvc<T> {
+                        type Response = super::FindPortHolderResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FindPortHolderRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetworkService>::find_port_holder(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FindPortHolderSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/linkspan.net.v1.NetworkService/Explain" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExplainSvc<T: NetworkService>(pub Arc<T>);
+                    impl<
+                        T: NetworkService,
+                    > tonic::server::UnaryService<super::ExplainRequest>
+                    for ExplainSvc<T> {
+                        type Response = super::ExplainResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExplainRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetworkService>::explain(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExplainSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/linkspan.net.v1.NetworkService/CreateNetwork" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateNetworkSvc<T: NetworkService>(pub Arc<T>);
+                    impl<
+                        T: NetworkService,
+                    > tonic::server::UnaryService<super::CreateNetworkRequest>
+                    for CreateNetworkSvc<T> {
+                        type Response = super::CreateNetworkResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreateNetworkRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetworkService>::create_network(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateNetworkSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/linkspan.net.v1.NetworkService/DeleteNetwork" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteNetworkSvc<T: NetworkService>(pub Arc<T>);
+                    impl<
+                        T: NetworkService,
+                    > tonic::server::UnaryService<super::DeleteNetworkRequest>
+                    for DeleteNetworkSvc<T> {
+                        type Response = super::DeleteNetworkResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeleteNetworkRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetworkService>::delete_network(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteNetworkSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/linkspan.net.v1.NetworkService/ListNetworks" => {
                     #[allow(non_camel_case_types)]
                     struct ListNetworksSvc<T: NetworkService>(pub Arc<T>);
@@ -1123,6 +2162,97 @@ pub mod network_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListNetworksSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/linkspan.net.v1.NetworkService/GetDropCounters" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetDropCountersSvc<T: NetworkService>(pub Arc<T>);
+                    impl<
+                        T: NetworkService,
+                    > tonic::server::UnaryService<super::GetDropCountersRequest>
+                    for GetDropCountersSvc<T> {
+                        type Response = super::GetDropCountersResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetDropCountersRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetworkService>::get_drop_counters(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetDropCountersSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/linkspan.net.v1.NetworkService/KeepFirewall" => {
+                    #[allow(non_camel_case_types)]
+                    struct KeepFirewallSvc<T: NetworkService>(pub Arc<T>);
+                    impl<
+                        T: NetworkService,
+                    > tonic::server::UnaryService<super::KeepFirewallRequest>
+                    for KeepFirewallSvc<T> {
+                        type Response = super::KeepFirewallResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::KeepFirewallRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetworkService>::keep_firewall(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = KeepFirewallSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

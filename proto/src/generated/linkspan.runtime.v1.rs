@@ -72,7 +72,8 @@ pub struct HostConfig {
     /// Lines for /etc/hosts, NAME:ADDRESS; the address host-gateway stands for the host.
     #[prost(string, repeated, tag = "5")]
     pub extra_hosts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// "bridge", "none" or empty, which means "bridge".
+    /// "bridge" or empty; "none"; "host"; "container:" and a container; or the name of a
+    /// network that a user made.
     #[prost(string, tag = "6")]
     pub network_mode: ::prost::alloc::string::String,
     /// Bytes of memory; 0 means no limit.
@@ -129,9 +130,29 @@ pub struct HostConfig {
     /// Whether a reaper runs as the first process.
     #[prost(bool, tag = "23")]
     pub init: bool,
+    /// The networks to be a member of, when network_mode does not say it all; the first
+    /// one has the default route.
+    #[prost(message, repeated, tag = "24")]
+    pub networks: ::prost::alloc::vec::Vec<NetworkConfig>,
+}
+/// NetworkConfig is the membership of a network as the user asked for it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NetworkConfig {
+    /// The network.
+    #[prost(string, tag = "1")]
+    pub network: ::prost::alloc::string::String,
+    /// The names beside the container's own by which members of the network find it.
+    #[prost(string, repeated, tag = "2")]
+    pub aliases: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The IPv4 address to have; empty means any.
+    #[prost(string, tag = "3")]
+    pub ipv4_address: ::prost::alloc::string::String,
+    /// The IPv6 address to have; empty means the one that goes with the IPv4 address.
+    #[prost(string, tag = "4")]
+    pub ipv6_address: ::prost::alloc::string::String,
 }
 /// LinkConfig is a link as the user asked for it.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LinkConfig {
     /// The source: a name, an id or an id prefix in requests; the name in responses.
     #[prost(string, tag = "1")]
@@ -142,6 +163,15 @@ pub struct LinkConfig {
     /// Which of the source's variables cross: "all" (or empty), "none", or a pattern such as PG*.
     #[prost(string, tag = "3")]
     pub env: ::prost::alloc::string::String,
+    /// The ports that it opens; none means all that the source exposes.
+    #[prost(message, repeated, tag = "4")]
+    pub ports: ::prost::alloc::vec::Vec<super::super::net::v1::Port>,
+    /// What a start of the consumer waits for.
+    #[prost(enumeration = "LinkWait", tag = "5")]
+    pub wait: i32,
+    /// How long it waits; unset means 60 s.
+    #[prost(message, optional, tag = "6")]
+    pub timeout: ::core::option::Option<::prost_types::Duration>,
 }
 /// NetworkSettings is what netd gave to a running container.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -173,6 +203,12 @@ pub struct NetworkSettings {
     /// The published ports, each with a definite host port and address.
     #[prost(message, repeated, tag = "9")]
     pub published: ::prost::alloc::vec::Vec<super::super::net::v1::PortMapping>,
+    /// The name of the device in the container.
+    #[prost(string, tag = "10")]
+    pub ifname: ::prost::alloc::string::String,
+    /// The names beside the container's own by which members of the network find it.
+    #[prost(string, repeated, tag = "11")]
+    pub aliases: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Container is a container as it is now.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -241,6 +277,9 @@ pub struct Container {
     /// The resolver configuration on the host.
     #[prost(string, tag = "21")]
     pub resolv_conf_path: ::prost::alloc::string::String,
+    /// What netd gave it on each network, the first as in network_settings.
+    #[prost(message, repeated, tag = "22")]
+    pub networks: ::prost::alloc::vec::Vec<NetworkSettings>,
 }
 /// CreateContainerRequest describes the container to make.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -663,6 +702,39 @@ impl ContainerState {
             "CONTAINER_STATE_PAUSED" => Some(Self::Paused),
             "CONTAINER_STATE_STOPPED" => Some(Self::Stopped),
             "CONTAINER_STATE_DELETING" => Some(Self::Deleting),
+            _ => None,
+        }
+    }
+}
+/// LinkWait is what the start of a consumer waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum LinkWait {
+    /// For nothing: a source that does not run is refused.
+    Unspecified = 0,
+    /// Until the source runs.
+    Started = 1,
+    /// Until the source listens on every tcp port that the link opens.
+    Port = 2,
+}
+impl LinkWait {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "LINK_WAIT_UNSPECIFIED",
+            Self::Started => "LINK_WAIT_STARTED",
+            Self::Port => "LINK_WAIT_PORT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "LINK_WAIT_UNSPECIFIED" => Some(Self::Unspecified),
+            "LINK_WAIT_STARTED" => Some(Self::Started),
+            "LINK_WAIT_PORT" => Some(Self::Port),
             _ => None,
         }
     }
@@ -2106,6 +2178,842 @@ pub mod container_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// CreateNetworkRequest describes the network to make.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CreateNetworkRequest {
+    /// The network.
+    #[prost(message, optional, tag = "1")]
+    pub network: ::core::option::Option<super::super::net::v1::CreateNetworkRequest>,
+}
+/// CreateNetworkResponse returns the network.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CreateNetworkResponse {
+    /// The network.
+    #[prost(message, optional, tag = "1")]
+    pub network: ::core::option::Option<super::super::net::v1::Network>,
+}
+/// RemoveNetworkRequest names the network.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveNetworkRequest {
+    /// The name.
+    #[prost(string, tag = "1")]
+    pub network: ::prost::alloc::string::String,
+}
+/// RemoveNetworkResponse is empty.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveNetworkResponse {}
+/// ListNetworksRequest narrows the list.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListNetworksRequest {
+    /// Only these; none means all.
+    #[prost(string, repeated, tag = "1")]
+    pub networks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// NetworkMember is a container on a network.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NetworkMember {
+    /// The container's id.
+    #[prost(string, tag = "1")]
+    pub container_id: ::prost::alloc::string::String,
+    /// The container's name.
+    #[prost(string, tag = "2")]
+    pub container_name: ::prost::alloc::string::String,
+    /// What netd gave it; only while it runs.
+    #[prost(message, optional, tag = "3")]
+    pub settings: ::core::option::Option<NetworkSettings>,
+}
+/// NetworkView is a network and its members.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NetworkView {
+    /// The network.
+    #[prost(message, optional, tag = "1")]
+    pub network: ::core::option::Option<super::super::net::v1::Network>,
+    /// The members, by name.
+    #[prost(message, repeated, tag = "2")]
+    pub members: ::prost::alloc::vec::Vec<NetworkMember>,
+}
+/// ListNetworksResponse returns the networks.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListNetworksResponse {
+    /// The networks, by name.
+    #[prost(message, repeated, tag = "1")]
+    pub networks: ::prost::alloc::vec::Vec<NetworkView>,
+}
+/// ConnectNetworkRequest names the container and its membership.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConnectNetworkRequest {
+    /// The container.
+    #[prost(string, tag = "1")]
+    pub container: ::prost::alloc::string::String,
+    /// The membership.
+    #[prost(message, optional, tag = "2")]
+    pub membership: ::core::option::Option<NetworkConfig>,
+}
+/// ConnectNetworkResponse is empty.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConnectNetworkResponse {}
+/// DisconnectNetworkRequest names the container and the network.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DisconnectNetworkRequest {
+    /// The container.
+    #[prost(string, tag = "1")]
+    pub container: ::prost::alloc::string::String,
+    /// The network.
+    #[prost(string, tag = "2")]
+    pub network: ::prost::alloc::string::String,
+}
+/// DisconnectNetworkResponse is empty.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DisconnectNetworkResponse {}
+/// PruneNetworksRequest is empty.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PruneNetworksRequest {}
+/// PruneNetworksResponse tells what was removed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PruneNetworksResponse {
+    /// The names of the networks.
+    #[prost(string, repeated, tag = "1")]
+    pub removed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Generated client implementations.
+pub mod network_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// NetworkService owns the networks that users make, and who is a member of which.
+    /// Every error carries a google.rpc.ErrorInfo whose domain is "linkspan.dev".
+    #[derive(Debug, Clone)]
+    pub struct NetworkServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> NetworkServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> NetworkServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            NetworkServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// CreateNetwork makes a network.
+        ///
+        /// Errors: those of netd's CreateNetwork, and UNAVAILABLE (NETD_UNAVAILABLE).
+        pub async fn create_network(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateNetworkRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateNetworkResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.runtime.v1.NetworkService/CreateNetwork",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "linkspan.runtime.v1.NetworkService",
+                        "CreateNetwork",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// RemoveNetwork removes a network that no container is a member of.
+        ///
+        /// Errors: NOT_FOUND (NETWORK_NOT_FOUND), FAILED_PRECONDITION (NETWORK_IN_USE,
+        /// metadata endpoints), INVALID_ARGUMENT for the default network.
+        pub async fn remove_network(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RemoveNetworkRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveNetworkResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.runtime.v1.NetworkService/RemoveNetwork",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "linkspan.runtime.v1.NetworkService",
+                        "RemoveNetwork",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// ListNetworks returns networks and their members, by name.
+        ///
+        /// Errors: NOT_FOUND (NETWORK_NOT_FOUND).
+        pub async fn list_networks(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListNetworksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListNetworksResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.runtime.v1.NetworkService/ListNetworks",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("linkspan.runtime.v1.NetworkService", "ListNetworks"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// ConnectNetwork makes a container a member of a network; while it runs, at once.
+        ///
+        /// Errors: NOT_FOUND (NETWORK_NOT_FOUND, CONTAINER_NOT_FOUND), ALREADY_EXISTS
+        /// (ALREADY_CONNECTED), FAILED_PRECONDITION (WRONG_STATE) where its network mode
+        /// allows no network.
+        pub async fn connect_network(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ConnectNetworkRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ConnectNetworkResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.runtime.v1.NetworkService/ConnectNetwork",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "linkspan.runtime.v1.NetworkService",
+                        "ConnectNetwork",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// DisconnectNetwork ends a membership.
+        ///
+        /// Errors: NOT_FOUND (NETWORK_NOT_FOUND, CONTAINER_NOT_FOUND, NOT_CONNECTED).
+        pub async fn disconnect_network(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DisconnectNetworkRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DisconnectNetworkResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.runtime.v1.NetworkService/DisconnectNetwork",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "linkspan.runtime.v1.NetworkService",
+                        "DisconnectNetwork",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// PruneNetworks removes every network that a user made and that has no member.
+        pub async fn prune_networks(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PruneNetworksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PruneNetworksResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.runtime.v1.NetworkService/PruneNetworks",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "linkspan.runtime.v1.NetworkService",
+                        "PruneNetworks",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod network_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with NetworkServiceServer.
+    #[async_trait]
+    pub trait NetworkService: std::marker::Send + std::marker::Sync + 'static {
+        /// CreateNetwork makes a network.
+        ///
+        /// Errors: those of netd's CreateNetwork, and UNAVAILABLE (NETD_UNAVAILABLE).
+        async fn create_network(
+            &self,
+            request: tonic::Request<super::CreateNetworkRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateNetworkResponse>,
+            tonic::Status,
+        >;
+        /// RemoveNetwork removes a network that no container is a member of.
+        ///
+        /// Errors: NOT_FOUND (NETWORK_NOT_FOUND), FAILED_PRECONDITION (NETWORK_IN_USE,
+        /// metadata endpoints), INVALID_ARGUMENT for the default network.
+        async fn remove_network(
+            &self,
+            request: tonic::Request<super::RemoveNetworkRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveNetworkResponse>,
+            tonic::Status,
+        >;
+        /// ListNetworks returns networks and their members, by name.
+        ///
+        /// Errors: NOT_FOUND (NETWORK_NOT_FOUND).
+        async fn list_networks(
+            &self,
+            request: tonic::Request<super::ListNetworksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListNetworksResponse>,
+            tonic::Status,
+        >;
+        /// ConnectNetwork makes a container a member of a network; while it runs, at once.
+        ///
+        /// Errors: NOT_FOUND (NETWORK_NOT_FOUND, CONTAINER_NOT_FOUND), ALREADY_EXISTS
+        /// (ALREADY_CONNECTED), FAILED_PRECONDITION (WRONG_STATE) where its network mode
+        /// allows no network.
+        async fn connect_network(
+            &self,
+            request: tonic::Request<super::ConnectNetworkRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ConnectNetworkResponse>,
+            tonic::Status,
+        >;
+        /// DisconnectNetwork ends a membership.
+        ///
+        /// Errors: NOT_FOUND (NETWORK_NOT_FOUND, CONTAINER_NOT_FOUND, NOT_CONNECTED).
+        async fn disconnect_network(
+            &self,
+            request: tonic::Request<super::DisconnectNetworkRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DisconnectNetworkResponse>,
+            tonic::Status,
+        >;
+        /// PruneNetworks removes every network that a user made and that has no member.
+        async fn prune_networks(
+            &self,
+            request: tonic::Request<super::PruneNetworksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PruneNetworksResponse>,
+            tonic::Status,
+        >;
+    }
+    /// NetworkService owns the networks that users make, and who is a member of which.
+    /// Every error carries a google.rpc.ErrorInfo whose domain is "linkspan.dev".
+    #[derive(Debug)]
+    pub struct NetworkServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> NetworkServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for NetworkServiceServer<T>
+    where
+        T: NetworkService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/linkspan.runtime.v1.NetworkService/CreateNetwork" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateNetworkSvc<T: NetworkService>(pub Arc<T>);
+                    impl<
+                        T: NetworkService,
+                    > tonic::server::UnaryService<super::CreateNetworkRequest>
+                    for CreateNetworkSvc<T> {
+                        type Response = super::CreateNetworkResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreateNetworkRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetworkService>::create_network(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateNetworkSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/linkspan.runtime.v1.NetworkService/RemoveNetwork" => {
+                    #[allow(non_camel_case_types)]
+                    struct RemoveNetworkSvc<T: NetworkService>(pub Arc<T>);
+                    impl<
+                        T: NetworkService,
+                    > tonic::server::UnaryService<super::RemoveNetworkRequest>
+                    for RemoveNetworkSvc<T> {
+                        type Response = super::RemoveNetworkResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RemoveNetworkRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetworkService>::remove_network(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RemoveNetworkSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/linkspan.runtime.v1.NetworkService/ListNetworks" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListNetworksSvc<T: NetworkService>(pub Arc<T>);
+                    impl<
+                        T: NetworkService,
+                    > tonic::server::UnaryService<super::ListNetworksRequest>
+                    for ListNetworksSvc<T> {
+                        type Response = super::ListNetworksResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListNetworksRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetworkService>::list_networks(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListNetworksSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/linkspan.runtime.v1.NetworkService/ConnectNetwork" => {
+                    #[allow(non_camel_case_types)]
+                    struct ConnectNetworkSvc<T: NetworkService>(pub Arc<T>);
+                    impl<
+                        T: NetworkService,
+                    > tonic::server::UnaryService<super::ConnectNetworkRequest>
+                    for ConnectNetworkSvc<T> {
+                        type Response = super::ConnectNetworkResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ConnectNetworkRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetworkService>::connect_network(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ConnectNetworkSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/linkspan.runtime.v1.NetworkService/DisconnectNetwork" => {
+                    #[allow(non_camel_case_types)]
+                    struct DisconnectNetworkSvc<T: NetworkService>(pub Arc<T>);
+                    impl<
+                        T: NetworkService,
+                    > tonic::server::UnaryService<super::DisconnectNetworkRequest>
+                    for DisconnectNetworkSvc<T> {
+                        type Response = super::DisconnectNetworkResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DisconnectNetworkRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetworkService>::disconnect_network(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DisconnectNetworkSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/linkspan.runtime.v1.NetworkService/PruneNetworks" => {
+                    #[allow(non_camel_case_types)]
+                    struct PruneNetworksSvc<T: NetworkService>(pub Arc<T>);
+                    impl<
+                        T: NetworkService,
+                    > tonic::server::UnaryService<super::PruneNetworksRequest>
+                    for PruneNetworksSvc<T> {
+                        type Response = super::PruneNetworksResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PruneNetworksRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetworkService>::prune_networks(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PruneNetworksSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for NetworkServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "linkspan.runtime.v1.NetworkService";
+    impl<T> tonic::server::NamedService for NetworkServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
 /// Image is an image in the store.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Image {
@@ -3006,6 +3914,1433 @@ pub mod image_service_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "linkspan.runtime.v1.ImageService";
     impl<T> tonic::server::NamedService for ImageServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// AddLinkRequest names the consumer and the link.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AddLinkRequest {
+    /// The consumer.
+    #[prost(string, tag = "1")]
+    pub container: ::prost::alloc::string::String,
+    /// The link.
+    #[prost(message, optional, tag = "2")]
+    pub link: ::core::option::Option<LinkConfig>,
+}
+/// AddLinkResponse tells what was made.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AddLinkResponse {
+    /// The link, with its source by name and its alias.
+    #[prost(message, optional, tag = "1")]
+    pub link: ::core::option::Option<LinkConfig>,
+    /// What the user should know.
+    #[prost(string, repeated, tag = "2")]
+    pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// RemoveLinkRequest names the consumer and the alias.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveLinkRequest {
+    /// The consumer.
+    #[prost(string, tag = "1")]
+    pub container: ::prost::alloc::string::String,
+    /// The alias.
+    #[prost(string, tag = "2")]
+    pub alias: ::prost::alloc::string::String,
+}
+/// RemoveLinkResponse is empty.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveLinkResponse {}
+/// ListLinksRequest narrows the list.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListLinksRequest {
+    /// Only links of this consumer; empty means all.
+    #[prost(string, tag = "1")]
+    pub container: ::prost::alloc::string::String,
+    /// Only the link of this alias; empty means all.
+    #[prost(string, tag = "2")]
+    pub alias: ::prost::alloc::string::String,
+}
+/// LinkView is a link as it is now.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LinkView {
+    /// The consumer's name.
+    #[prost(string, tag = "1")]
+    pub consumer: ::prost::alloc::string::String,
+    /// The consumer's id.
+    #[prost(string, tag = "2")]
+    pub consumer_id: ::prost::alloc::string::String,
+    /// The link, with its source by name and its alias.
+    #[prost(message, optional, tag = "3")]
+    pub link: ::core::option::Option<LinkConfig>,
+    /// The source's id; empty if it does not exist.
+    #[prost(string, tag = "4")]
+    pub source_id: ::prost::alloc::string::String,
+    /// Whether it is open.
+    #[prost(enumeration = "LinkState", tag = "5")]
+    pub state: i32,
+    /// The network that both ends are on; empty while the link is not open.
+    #[prost(string, tag = "6")]
+    pub network: ::prost::alloc::string::String,
+    /// The ports that are open now, or would be.
+    #[prost(message, repeated, tag = "7")]
+    pub ports: ::prost::alloc::vec::Vec<super::super::net::v1::Port>,
+    /// What passed since it was opened.
+    #[prost(message, optional, tag = "8")]
+    pub traffic: ::core::option::Option<super::super::net::v1::Traffic>,
+    /// The names of the consumer's variables that the link makes, in order.
+    #[prost(string, repeated, tag = "9")]
+    pub variables: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The names of the source's variables that cross.
+    #[prost(string, repeated, tag = "10")]
+    pub crossing: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The names of the source's variables that do not cross.
+    #[prost(string, repeated, tag = "11")]
+    pub withheld: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The line in the consumer's hosts file; empty while there is none.
+    #[prost(string, tag = "12")]
+    pub hosts_line: ::prost::alloc::string::String,
+}
+/// ListLinksResponse returns the links.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListLinksResponse {
+    /// The links, by consumer and alias.
+    #[prost(message, repeated, tag = "1")]
+    pub links: ::prost::alloc::vec::Vec<LinkView>,
+}
+/// ExplainRequest says from where to where.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExplainRequest {
+    /// A container, `host`, or an address of somebody outside.
+    #[prost(string, tag = "1")]
+    pub from: ::prost::alloc::string::String,
+    /// A container, an alias of a link of the first, `host`, or an address.
+    #[prost(string, tag = "2")]
+    pub to: ::prost::alloc::string::String,
+    /// The protocol; unspecified means tcp with a port, and an ICMP echo request without.
+    #[prost(enumeration = "super::super::net::v1::Protocol", tag = "3")]
+    pub protocol: i32,
+    /// The destination port; 0 means an ICMP echo request.
+    #[prost(uint32, tag = "4")]
+    pub port: u32,
+}
+/// ExplainResponse tells whether and why.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExplainResponse {
+    /// Whether a connection would be made.
+    #[prost(bool, tag = "1")]
+    pub reachable: bool,
+    /// What was looked at, in the order in which a packet meets it.
+    #[prost(message, repeated, tag = "2")]
+    pub steps: ::prost::alloc::vec::Vec<super::super::net::v1::ExplainStep>,
+    /// What to do about it; empty if it is reachable.
+    #[prost(string, tag = "3")]
+    pub hint: ::prost::alloc::string::String,
+}
+/// LinkState is whether a link lets the consumer in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum LinkState {
+    /// Not known.
+    Unspecified = 0,
+    /// Both run, and the firewall is open.
+    Open = 1,
+    /// The source does not exist.
+    SourceMissing = 2,
+    /// The source does not run.
+    SourceDown = 3,
+    /// The consumer does not run.
+    ConsumerDown = 4,
+    /// Both run, and share no network.
+    NoCommonNetwork = 5,
+}
+impl LinkState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "LINK_STATE_UNSPECIFIED",
+            Self::Open => "LINK_STATE_OPEN",
+            Self::SourceMissing => "LINK_STATE_SOURCE_MISSING",
+            Self::SourceDown => "LINK_STATE_SOURCE_DOWN",
+            Self::ConsumerDown => "LINK_STATE_CONSUMER_DOWN",
+            Self::NoCommonNetwork => "LINK_STATE_NO_COMMON_NETWORK",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "LINK_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "LINK_STATE_OPEN" => Some(Self::Open),
+            "LINK_STATE_SOURCE_MISSING" => Some(Self::SourceMissing),
+            "LINK_STATE_SOURCE_DOWN" => Some(Self::SourceDown),
+            "LINK_STATE_CONSUMER_DOWN" => Some(Self::ConsumerDown),
+            "LINK_STATE_NO_COMMON_NETWORK" => Some(Self::NoCommonNetwork),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+pub mod link_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// LinkService owns links as live objects: what is changed here holds at once, and is
+    /// kept. A field `container` takes what the fields of ContainerService take, with its
+    /// errors. Every error carries a google.rpc.ErrorInfo whose domain is "linkspan.dev".
+    #[derive(Debug, Clone)]
+    pub struct LinkServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> LinkServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> LinkServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            LinkServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// AddLink gives a container another link. While both run, it is open at once, and the
+        /// consumer's hosts file has its line; the environment follows at the next start.
+        ///
+        /// Errors: FAILED_PRECONDITION (LINK_CONFLICT), INVALID_ARGUMENT, PERMISSION_DENIED.
+        pub async fn add_link(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AddLinkRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AddLinkResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.runtime.v1.LinkService/AddLink",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("linkspan.runtime.v1.LinkService", "AddLink"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// RemoveLink takes a link away; connections through it are cut.
+        ///
+        /// Errors: NOT_FOUND (LINK_NOT_FOUND).
+        pub async fn remove_link(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RemoveLinkRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveLinkResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.runtime.v1.LinkService/RemoveLink",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("linkspan.runtime.v1.LinkService", "RemoveLink"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// ListLinks returns the links of all containers, or of one, by consumer and alias.
+        pub async fn list_links(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListLinksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListLinksResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.runtime.v1.LinkService/ListLinks",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("linkspan.runtime.v1.LinkService", "ListLinks"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Explain tells whether a connection from one place to another would pass, and why.
+        ///
+        /// Errors: INVALID_ARGUMENT.
+        pub async fn explain(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExplainRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExplainResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.runtime.v1.LinkService/Explain",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("linkspan.runtime.v1.LinkService", "Explain"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod link_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with LinkServiceServer.
+    #[async_trait]
+    pub trait LinkService: std::marker::Send + std::marker::Sync + 'static {
+        /// AddLink gives a container another link. While both run, it is open at once, and the
+        /// consumer's hosts file has its line; the environment follows at the next start.
+        ///
+        /// Errors: FAILED_PRECONDITION (LINK_CONFLICT), INVALID_ARGUMENT, PERMISSION_DENIED.
+        async fn add_link(
+            &self,
+            request: tonic::Request<super::AddLinkRequest>,
+        ) -> std::result::Result<tonic::Response<super::AddLinkResponse>, tonic::Status>;
+        /// RemoveLink takes a link away; connections through it are cut.
+        ///
+        /// Errors: NOT_FOUND (LINK_NOT_FOUND).
+        async fn remove_link(
+            &self,
+            request: tonic::Request<super::RemoveLinkRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveLinkResponse>,
+            tonic::Status,
+        >;
+        /// ListLinks returns the links of all containers, or of one, by consumer and alias.
+        async fn list_links(
+            &self,
+            request: tonic::Request<super::ListLinksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListLinksResponse>,
+            tonic::Status,
+        >;
+        /// Explain tells whether a connection from one place to another would pass, and why.
+        ///
+        /// Errors: INVALID_ARGUMENT.
+        async fn explain(
+            &self,
+            request: tonic::Request<super::ExplainRequest>,
+        ) -> std::result::Result<tonic::Response<super::ExplainResponse>, tonic::Status>;
+    }
+    /// LinkService owns links as live objects: what is changed here holds at once, and is
+    /// kept. A field `container` takes what the fields of ContainerService take, with its
+    /// errors. Every error carries a google.rpc.ErrorInfo whose domain is "linkspan.dev".
+    #[derive(Debug)]
+    pub struct LinkServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> LinkServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for LinkServiceServer<T>
+    where
+        T: LinkService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/linkspan.runtime.v1.LinkService/AddLink" => {
+                    #[allow(non_camel_case_types)]
+                    struct AddLinkSvc<T: LinkService>(pub Arc<T>);
+                    impl<
+                        T: LinkService,
+                    > tonic::server::UnaryService<super::AddLinkRequest>
+                    for AddLinkSvc<T> {
+                        type Response = super::AddLinkResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AddLinkRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as LinkService>::add_link(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AddLinkSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/linkspan.runtime.v1.LinkService/RemoveLink" => {
+                    #[allow(non_camel_case_types)]
+                    struct RemoveLinkSvc<T: LinkService>(pub Arc<T>);
+                    impl<
+                        T: LinkService,
+                    > tonic::server::UnaryService<super::RemoveLinkRequest>
+                    for RemoveLinkSvc<T> {
+                        type Response = super::RemoveLinkResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RemoveLinkRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as LinkService>::remove_link(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RemoveLinkSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/linkspan.runtime.v1.LinkService/ListLinks" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListLinksSvc<T: LinkService>(pub Arc<T>);
+                    impl<
+                        T: LinkService,
+                    > tonic::server::UnaryService<super::ListLinksRequest>
+                    for ListLinksSvc<T> {
+                        type Response = super::ListLinksResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListLinksRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as LinkService>::list_links(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListLinksSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/linkspan.runtime.v1.LinkService/Explain" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExplainSvc<T: LinkService>(pub Arc<T>);
+                    impl<
+                        T: LinkService,
+                    > tonic::server::UnaryService<super::ExplainRequest>
+                    for ExplainSvc<T> {
+                        type Response = super::ExplainResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExplainRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as LinkService>::explain(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExplainSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for LinkServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "linkspan.runtime.v1.LinkService";
+    impl<T> tonic::server::NamedService for LinkServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// AddPortRequest names the container and what to publish.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AddPortRequest {
+    /// The container.
+    #[prost(string, tag = "1")]
+    pub container: ::prost::alloc::string::String,
+    /// What to publish.
+    #[prost(message, repeated, tag = "2")]
+    pub port_mappings: ::prost::alloc::vec::Vec<super::super::net::v1::PortMapping>,
+}
+/// AddPortResponse tells where.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AddPortResponse {
+    /// The ports that were added, each with a definite host port and address; none if the
+    /// container does not run.
+    #[prost(message, repeated, tag = "1")]
+    pub published: ::prost::alloc::vec::Vec<super::super::net::v1::PortMapping>,
+}
+/// RemovePortRequest names the host ports.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemovePortRequest {
+    /// The container; empty means whichever has the port.
+    #[prost(string, tag = "1")]
+    pub container: ::prost::alloc::string::String,
+    /// The protocol; unspecified means tcp.
+    #[prost(enumeration = "super::super::net::v1::Protocol", tag = "2")]
+    pub protocol: i32,
+    /// The first host port.
+    #[prost(uint32, tag = "3")]
+    pub host_port: u32,
+    /// The last host port; 0 means only the first.
+    #[prost(uint32, tag = "4")]
+    pub host_port_end: u32,
+}
+/// RemovePortResponse is empty.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemovePortResponse {}
+/// MovePortRequest says which port goes where.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MovePortRequest {
+    /// The protocol; unspecified means tcp.
+    #[prost(enumeration = "super::super::net::v1::Protocol", tag = "1")]
+    pub protocol: i32,
+    /// The host port.
+    #[prost(uint32, tag = "2")]
+    pub host_port: u32,
+    /// The container that gets it.
+    #[prost(string, tag = "3")]
+    pub to_container: ::prost::alloc::string::String,
+    /// The port inside that container; 0 means the number that it had in the other.
+    #[prost(uint32, tag = "4")]
+    pub container_port: u32,
+}
+/// MovePortResponse tells from whom it came.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MovePortResponse {
+    /// The name of the container that had it.
+    #[prost(string, tag = "1")]
+    pub from: ::prost::alloc::string::String,
+}
+/// ListPortsRequest narrows the list.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListPortsRequest {
+    /// Only ports of this container; empty means all.
+    #[prost(string, tag = "1")]
+    pub container: ::prost::alloc::string::String,
+}
+/// ListPortsResponse returns the ports.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListPortsResponse {
+    /// The ports, by number, protocol and address.
+    #[prost(message, repeated, tag = "1")]
+    pub ports: ::prost::alloc::vec::Vec<super::super::net::v1::PublishedPort>,
+}
+/// FindPortHolderRequest names the port.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FindPortHolderRequest {
+    /// The protocol; unspecified means tcp.
+    #[prost(enumeration = "super::super::net::v1::Protocol", tag = "1")]
+    pub protocol: i32,
+    /// The host port.
+    #[prost(uint32, tag = "2")]
+    pub host_port: u32,
+}
+/// FindPortHolderResponse tells who it is.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FindPortHolderResponse {
+    /// Everyone who holds it; none if it is free.
+    #[prost(message, repeated, tag = "1")]
+    pub holders: ::prost::alloc::vec::Vec<super::super::net::v1::PortHolder>,
+    /// The next number that is free; 0 if there is none.
+    #[prost(uint32, tag = "2")]
+    pub next_free: u32,
+}
+/// Generated client implementations.
+pub mod port_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// PortService owns published ports as live objects: what is changed here holds at
+    /// once, and is kept. A field `container` takes what the fields of ContainerService take,
+    /// with its errors. Every error carries a google.rpc.ErrorInfo whose domain is
+    /// "linkspan.dev".
+    #[derive(Debug, Clone)]
+    pub struct PortServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> PortServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> PortServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            PortServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// AddPort publishes another port of a container; while it runs, at once.
+        ///
+        /// Errors: FAILED_PRECONDITION (PORT_IN_USE), RESOURCE_EXHAUSTED, INVALID_ARGUMENT.
+        pub async fn add_port(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AddPortRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AddPortResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.runtime.v1.PortService/AddPort",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("linkspan.runtime.v1.PortService", "AddPort"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// RemovePort ends the publication of a port; connections through it are cut.
+        ///
+        /// Errors: NOT_FOUND (PORT_NOT_FOUND).
+        pub async fn remove_port(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RemovePortRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemovePortResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.runtime.v1.PortService/RemovePort",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("linkspan.runtime.v1.PortService", "RemovePort"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// MovePort gives a published host port from the container that has it to another,
+        /// with no moment at which it is closed. Both must run, or neither.
+        ///
+        /// Errors: NOT_FOUND (PORT_NOT_FOUND), FAILED_PRECONDITION (WRONG_STATE).
+        pub async fn move_port(
+            &mut self,
+            request: impl tonic::IntoRequest<super::MovePortRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MovePortResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.runtime.v1.PortService/MovePort",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("linkspan.runtime.v1.PortService", "MovePort"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// ListPorts returns the published ports of running containers, by number.
+        pub async fn list_ports(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListPortsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListPortsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.runtime.v1.PortService/ListPorts",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("linkspan.runtime.v1.PortService", "ListPorts"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// FindPortHolder tells who holds a port of the host.
+        ///
+        /// Errors: INVALID_ARGUMENT.
+        pub async fn find_port_holder(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FindPortHolderRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::FindPortHolderResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.runtime.v1.PortService/FindPortHolder",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("linkspan.runtime.v1.PortService", "FindPortHolder"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod port_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with PortServiceServer.
+    #[async_trait]
+    pub trait PortService: std::marker::Send + std::marker::Sync + 'static {
+        /// AddPort publishes another port of a container; while it runs, at once.
+        ///
+        /// Errors: FAILED_PRECONDITION (PORT_IN_USE), RESOURCE_EXHAUSTED, INVALID_ARGUMENT.
+        async fn add_port(
+            &self,
+            request: tonic::Request<super::AddPortRequest>,
+        ) -> std::result::Result<tonic::Response<super::AddPortResponse>, tonic::Status>;
+        /// RemovePort ends the publication of a port; connections through it are cut.
+        ///
+        /// Errors: NOT_FOUND (PORT_NOT_FOUND).
+        async fn remove_port(
+            &self,
+            request: tonic::Request<super::RemovePortRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemovePortResponse>,
+            tonic::Status,
+        >;
+        /// MovePort gives a published host port from the container that has it to another,
+        /// with no moment at which it is closed. Both must run, or neither.
+        ///
+        /// Errors: NOT_FOUND (PORT_NOT_FOUND), FAILED_PRECONDITION (WRONG_STATE).
+        async fn move_port(
+            &self,
+            request: tonic::Request<super::MovePortRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MovePortResponse>,
+            tonic::Status,
+        >;
+        /// ListPorts returns the published ports of running containers, by number.
+        async fn list_ports(
+            &self,
+            request: tonic::Request<super::ListPortsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListPortsResponse>,
+            tonic::Status,
+        >;
+        /// FindPortHolder tells who holds a port of the host.
+        ///
+        /// Errors: INVALID_ARGUMENT.
+        async fn find_port_holder(
+            &self,
+            request: tonic::Request<super::FindPortHolderRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::FindPortHolderResponse>,
+            tonic::Status,
+        >;
+    }
+    /// PortService owns published ports as live objects: what is changed here holds at
+    /// once, and is kept. A field `container` takes what the fields of ContainerService take,
+    /// with its errors. Every error carries a google.rpc.ErrorInfo whose domain is
+    /// "linkspan.dev".
+    #[derive(Debug)]
+    pub struct PortServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> PortServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for PortServiceServer<T>
+    where
+        T: PortService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/linkspan.runtime.v1.PortService/AddPort" => {
+                    #[allow(non_camel_case_types)]
+                    struct AddPortSvc<T: PortService>(pub Arc<T>);
+                    impl<
+                        T: PortService,
+                    > tonic::server::UnaryService<super::AddPortRequest>
+                    for AddPortSvc<T> {
+                        type Response = super::AddPortResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AddPortRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PortService>::add_port(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AddPortSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/linkspan.runtime.v1.PortService/RemovePort" => {
+                    #[allow(non_camel_case_types)]
+                    struct RemovePortSvc<T: PortService>(pub Arc<T>);
+                    impl<
+                        T: PortService,
+                    > tonic::server::UnaryService<super::RemovePortRequest>
+                    for RemovePortSvc<T> {
+                        type Response = super::RemovePortResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RemovePortRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PortService>::remove_port(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RemovePortSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/linkspan.runtime.v1.PortService/MovePort" => {
+                    #[allow(non_camel_case_types)]
+                    struct MovePortSvc<T: PortService>(pub Arc<T>);
+                    impl<
+                        T: PortService,
+                    > tonic::server::UnaryService<super::MovePortRequest>
+                    for MovePortSvc<T> {
+                        type Response = super::MovePortResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MovePortRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PortService>::move_port(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MovePortSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/linkspan.runtime.v1.PortService/ListPorts" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListPortsSvc<T: PortService>(pub Arc<T>);
+                    impl<
+                        T: PortService,
+                    > tonic::server::UnaryService<super::ListPortsRequest>
+                    for ListPortsSvc<T> {
+                        type Response = super::ListPortsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListPortsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PortService>::list_ports(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListPortsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/linkspan.runtime.v1.PortService/FindPortHolder" => {
+                    #[allow(non_camel_case_types)]
+                    struct FindPortHolderSvc<T: PortService>(pub Arc<T>);
+                    impl<
+                        T: PortService,
+                    > tonic::server::UnaryService<super::FindPortHolderRequest>
+                    for FindPortHolderSvc<T> {
+                        type Response = super::FindPortHolderResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FindPortHolderRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PortService>::find_port_holder(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FindPortHolderSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for PortServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "linkspan.runtime.v1.PortService";
+    impl<T> tonic::server::NamedService for PortServiceServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

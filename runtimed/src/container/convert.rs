@@ -228,6 +228,7 @@ pub(crate) fn container_to_wire(engine: &Engine, view: &View) -> wire::Container
         hosts_path: paths.hosts,
         hostname_path: paths.hostname,
         resolv_conf_path: paths.resolv_conf,
+        networks: Vec::new(),
     }
 }
 
@@ -284,6 +285,7 @@ fn host_to_wire(host: &HostSettings) -> wire::HostConfig {
                 source: link.source.clone(),
                 alias: link.alias.clone(),
                 env: link.env.clone(),
+                ..wire::LinkConfig::default()
             })
             .collect(),
         port_mappings: host.port_mappings.iter().map(mapping_to_wire).collect(),
@@ -308,6 +310,7 @@ fn host_to_wire(host: &HostSettings) -> wire::HostConfig {
         dns_search: host.dns_search.clone(),
         dns_options: host.dns_options.clone(),
         init: host.init,
+        networks: Vec::new(),
     }
 }
 
@@ -325,6 +328,7 @@ fn network_to_wire(network: &NetworkSettings) -> wire::NetworkSettings {
         ipv6_prefix: network.ipv6_prefix,
         ipv6_gateway: network.ipv6_gateway.clone(),
         published: network.published.iter().map(mapping_to_wire).collect(),
+        ..wire::NetworkSettings::default()
     }
 }
 
