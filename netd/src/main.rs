@@ -10,6 +10,15 @@
 mod config;
 mod firewall;
 mod ipam;
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        unused_imports,
+        reason = "networks that users make are what it serves"
+    )
+)]
+mod names;
 mod netlink;
 mod netns;
 mod network;

@@ -1,0 +1,39 @@
+//! Names on the gateway of each user network: a small DNS server for its members.
+//!
+//! ```text
+//! registry ─> Vec<ServedNetwork> ─> server ─┬─ answer (pure) ── zone
+//!                                           └─ upstream ── resolv_conf (the host's)
+//! ```
+//!
+//! It knows names and addresses, and nothing of leases, links or the firewall. It has a
+//! thread of its own, so that a flood of questions costs requests to netd nothing.
+//!
+//! **Invariant:** nothing that is asked on an internal network leaves the host.
+
+mod answer;
+mod limit;
+mod listener;
+mod resolv_conf;
+mod server;
+#[cfg(test)]
+mod tests;
+mod upstream;
+mod zone;
+
+use std::net::IpAddr;
+
+pub(crate) use server::spawn;
+pub(crate) use zone::Zone;
+
+/// A network whose members get answers at its gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ServedNetwork {
+    /// The name of the network.
+    pub(crate) name: String,
+    /// The gateway's addresses, where the server listens.
+    pub(crate) gateways: Vec<IpAddr>,
+    /// Whether nothing is ever asked of servers outside.
+    pub(crate) internal: bool,
+    /// What its members are called.
+    pub(crate) zone: Zone,
+}
