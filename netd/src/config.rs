@@ -12,7 +12,7 @@ use clap::{Parser, ValueEnum};
 use rustix::thread::CapabilitySet;
 
 use crate::firewall::HostAccess;
-use crate::network::{InvalidValue, Subnet};
+use crate::network::{InvalidValue, Subnet, subnet};
 
 const LONGEST_IFNAME: usize = 15;
 
@@ -44,6 +44,9 @@ pub(crate) struct Arguments {
     /// Whether containers may open connections to the host
     #[arg(long, value_enum, default_value = "deny")]
     host_access: HostAccessArgument,
+    /// How many connections one container may have opened at a time; 0 means any number
+    #[arg(long, value_name = "NUMBER", default_value = "65536")]
+    connection_limit: String,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -69,6 +72,8 @@ pub(crate) struct Config {
     pub(crate) quarantine: Duration,
     /// Whether containers may open connections to the host itself.
     pub(crate) host_access: HostAccess,
+    /// How many connections one container may have opened at a time; 0 means any number.
+    pub(crate) connection_limit: u32,
 }
 
 /// A directory that cannot be used.
@@ -104,6 +109,7 @@ impl TryFrom<Arguments> for Config {
             port_range,
             quarantine_seconds,
             host_access,
+            connection_limit,
         } = arguments;
         for (flag, path) in [("--root", &root), ("--run", &run)] {
             if !path.is_absolute() {
@@ -112,10 +118,17 @@ impl TryFrom<Arguments> for Config {
                 )));
             }
         }
-        let subnet = subnet.map(|text| parse_subnet(&text)).transpose()?;
+        let subnet = subnet
+            .map(|text| of_flag("--subnet", subnet::parse_ipv4(&text)))
+            .transpose()?;
         let seconds = quarantine_seconds.parse().map_err(|_not_a_number| {
             InvalidValue(format!(
                 "--quarantine-seconds must be a whole number of seconds, not {quarantine_seconds:?}"
+            ))
+        })?;
+        let connection_limit = connection_limit.parse().map_err(|_not_a_number| {
+            InvalidValue(format!(
+                "--connection-limit must be a whole number, not {connection_limit:?}"
             ))
         })?;
         Ok(Self {
@@ -123,13 +136,14 @@ impl TryFrom<Arguments> for Config {
             run,
             bridge_name: parse_ifname(bridge_name)?,
             subnet,
-            subnet6: parse_subnet6(&subnet6)?,
+            subnet6: of_flag("--subnet6", subnet::parse_ipv6(&subnet6))?,
             port_range: parse_range(&port_range)?,
             quarantine: Duration::from_secs(seconds),
             host_access: match host_access {
                 HostAccessArgument::Deny => HostAccess::Deny,
                 HostAccessArgument::Allow => HostAccess::Allow,
             },
+            connection_limit,
         })
     }
 }
@@ -210,45 +224,9 @@ fn parse_ifname(text: String) -> Result<String, InvalidValue> {
     }
 }
 
-fn parse_subnet(text: &str) -> Result<Subnet<Ipv4Addr>, InvalidValue> {
-    let refuse = || {
-        InvalidValue(format!(
-            "--subnet must be an IPv4 network such as 172.17.0.0/16, from /8 to /29, not {text:?}"
-        ))
-    };
-    let (base, prefix) = text.split_once('/').ok_or_else(refuse)?;
-    let base: Ipv4Addr = base.parse().map_err(|_bad| refuse())?;
-    let prefix: u8 = prefix.parse().map_err(|_bad| refuse())?;
-    let is_network =
-        (8..=29).contains(&prefix) && base.to_bits().trailing_zeros() + u32::from(prefix) >= 32;
-    let is_usable = !base.is_loopback()
-        && !base.is_multicast()
-        && !base.is_link_local()
-        && !base.is_unspecified();
-    if is_network && is_usable {
-        Ok(Subnet { base, prefix })
-    } else {
-        Err(refuse())
-    }
-}
-
-fn parse_subnet6(text: &str) -> Result<Subnet<Ipv6Addr>, InvalidValue> {
-    let refuse = || {
-        InvalidValue(format!(
-            "--subnet6 must be an IPv6 network such as fd17:6c69:6e6b::/64, from /16 to /96, not {text:?}"
-        ))
-    };
-    let (base, prefix) = text.split_once('/').ok_or_else(refuse)?;
-    let base: Ipv6Addr = base.parse().map_err(|_bad| refuse())?;
-    let prefix: u8 = prefix.parse().map_err(|_bad| refuse())?;
-    let is_network =
-        (16..=96).contains(&prefix) && base.to_bits().trailing_zeros() + u32::from(prefix) >= 128;
-    let is_usable = !base.is_multicast() && !base.is_unicast_link_local() && !base.is_unspecified();
-    if is_network && is_usable {
-        Ok(Subnet { base, prefix })
-    } else {
-        Err(refuse())
-    }
+/// A value that is wrong, as the flag's own fault.
+fn of_flag<T>(flag: &str, parsed: Result<T, InvalidValue>) -> Result<T, InvalidValue> {
+    parsed.map_err(|InvalidValue(sentence)| InvalidValue(format!("{flag}: {sentence}")))
 }
 
 fn parse_range(text: &str) -> Result<RangeInclusive<u16>, InvalidValue> {
@@ -290,7 +268,7 @@ mod tests {
         for (flag, value) in [
             ("--subnet", "172.17.0.0"),
             ("--subnet", "172.17.0.1/16"),
-            ("--subnet", "10.0.0.0/30"),
+            ("--subnet", "10.0.0.0/31"),
             ("--subnet", "127.0.0.0/8"),
             ("--subnet6", "fd17::/120"),
             ("--subnet6", "fe80::/64"),
@@ -302,6 +280,7 @@ mod tests {
             ("--quarantine-seconds", "soon"),
             ("--root", "relative"),
             ("--host-access", "maybe"),
+            ("--connection-limit", "many"),
         ] {
             let sentence = config(&[flag, value]).unwrap_err();
             assert!(sentence.contains(flag), "{sentence}");

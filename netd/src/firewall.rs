@@ -6,18 +6,24 @@
 //!
 //! ```text
 //! table     the fixed rules and sets ──┐
-//! endpoint  who may send as whom ──┐   ├─ render ── apply ── kernel
+//! network   bridges, policies ─────┐   │
+//! endpoint  who may send as whom ──┤   ├─ render ── apply ── kernel
 //! port      published ports ───────┼───┘  (messages) (difference, one transaction)
-//! link      open links ────────────┘
+//! link      open links ────────────┘                    │
+//!                                          counter <────┘ what the kernel counted
 //! ```
 //!
-//! All but `apply` is pure. Nothing here knows names, leases or why something is open.
+//! All but `apply` and `read` is pure. Nothing here knows names, leases or why something is open.
 
 pub(crate) mod apply;
+pub(crate) mod counter;
 pub(crate) mod endpoint;
 pub(crate) mod expression;
+pub(crate) mod flow;
 pub(crate) mod link;
+pub(crate) mod network;
 pub(crate) mod port;
+pub(crate) mod read;
 pub(crate) mod render;
 pub(crate) mod table;
 
@@ -26,9 +32,11 @@ mod tests;
 
 use std::collections::BTreeMap;
 
+use expression::IFNAME_LENGTH;
+
 pub(crate) use apply::{Firewall, FirewallError};
 pub(crate) use link::OpenLink;
-pub(crate) use table::{HostAccess, Layout, SetName};
+pub(crate) use table::{Counting, HostAccess, Layout, SetName};
 
 /// Elements of sets and maps: (set, key) to the value that a map has; sets have none.
 /// Keys and values are as the kernel keeps them.
@@ -62,6 +70,18 @@ impl Difference {
     pub(crate) fn is_empty(&self) -> bool {
         self.removed.is_empty() && self.added.is_empty()
     }
+}
+
+/// The name of a device as the kernel compares it.
+fn ifname(name: &str) -> [u8; IFNAME_LENGTH] {
+    let mut bytes = [0; IFNAME_LENGTH];
+    bytes[..name.len()].copy_from_slice(name.as_bytes());
+    bytes
+}
+
+/// The elements of a set that is looked up by interval have both ends as their key.
+fn interval(first: &[&[u8]], last: &[&[u8]]) -> Vec<u8> {
+    [key(first), key(last)].concat()
 }
 
 /// Builds keys: each field padded to four bytes, as the kernel's registers hold it.

@@ -87,7 +87,7 @@ fn run(config: &Config) -> ExitCode {
 fn serve(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
     config.prepare_directories()?;
     let owner = Owner::start(config)?;
-    let info = server::NetworkInfo::of(config, owner.subnets());
+    let info = server::NetworkInfo::of(config);
     let (handle, thread) = network::spawn(owner)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -16,4 +16,4 @@ pub(crate) mod route;
 pub(crate) mod socket;
 
 pub(crate) use message::Message;
-pub(crate) use socket::{NetlinkError, NetlinkSocket};
+pub(crate) use socket::{NetlinkError, NetlinkSocket, Reply};

@@ -97,16 +97,19 @@ impl NetnsDirectory {
 
     /// Makes and pins a namespace.
     pub(crate) fn create(&self, id: &EndpointId) -> Result<Netns, NetnsError> {
-        let pin = self.pin_of(id);
-        let for_thread = pin.clone();
-        let maker = thread::Builder::new()
-            .name("netns".to_owned())
-            .spawn(move || make(&for_thread))
-            .map_err(failed("start a thread for", &pin))?;
-        maker.join().unwrap_or_else(|_| {
-            Err(failed("make", &pin)(io::Error::other(
-                "the thread panicked",
-            )))
+        on_thread(&self.pin_of(id), make)
+    }
+
+    /// Opens a namespace that is pinned.
+    pub(crate) fn enter(&self, id: &EndpointId) -> Result<Netns, NetnsError> {
+        on_thread(&self.pin_of(id), |pin| {
+            let fd = File::open(pin).map_err(failed("open", pin))?;
+            nix::sched::setns(&fd, CloneFlags::CLONE_NEWNET)
+                .map_err(|errno| failed("enter", pin)(errno.into()))?;
+            Ok(Netns {
+                fd: fd.into(),
+                socket: NetlinkSocket::open(libc::NETLINK_ROUTE)?,
+            })
         })
     }
 
@@ -160,7 +163,23 @@ impl NetnsDirectory {
     }
 }
 
-/// Runs on a thread that is thrown away.
+/// Does something on a thread that is thrown away, whose namespace may change.
+fn on_thread<T: Send + 'static>(
+    pin: &Path,
+    act: fn(&Path) -> Result<T, NetnsError>,
+) -> Result<T, NetnsError> {
+    let for_thread = pin.to_owned();
+    let thread = thread::Builder::new()
+        .name("netns".to_owned())
+        .spawn(move || act(&for_thread))
+        .map_err(failed("start a thread for", pin))?;
+    thread.join().unwrap_or_else(|_| {
+        Err(failed("enter", pin)(io::Error::other(
+            "the thread panicked",
+        )))
+    })
+}
+
 fn make(pin: &Path) -> Result<Netns, NetnsError> {
     nix::sched::unshare(CloneFlags::CLONE_NEWNET)
         .map_err(|errno| failed("make", pin)(errno.into()))?;

@@ -13,6 +13,7 @@
 //! Reads never queue: they see the last published [`Registry`].
 
 pub(crate) mod bridge;
+pub(crate) mod choose;
 pub(crate) mod device;
 pub(crate) mod error;
 pub(crate) mod holder;
@@ -21,6 +22,8 @@ pub(crate) mod owner;
 pub(crate) mod port;
 pub(crate) mod recover;
 pub(crate) mod registry;
+pub(crate) mod subnet;
+pub(crate) mod traffic;
 
 use std::io;
 use std::sync::Arc;
@@ -30,11 +33,13 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 pub(crate) use error::NetworkError;
 pub(crate) use model::{
-    Addresses, AttachRequest, Endpoint, EndpointId, HostPort, InvalidValue, Link, MacAddress, Name,
-    Port, PortMapping, Protocol, PublishedPort, Subnet, Subnets,
+    Addresses, AttachRequest, Egress, Endpoint, EndpointId, HostPort, InvalidValue, Link,
+    MacAddress, MoveRequest, Name, Network, NetworkRequest, Policy, Port, PortMapping, Protocol,
+    PublishedPort, UpdateRequest, WantedAddresses,
 };
 pub(crate) use owner::Owner;
 pub(crate) use registry::Registry;
+pub(crate) use subnet::{Subnet, Subnets};
 
 /// The name of the network that is always there.
 pub(crate) const DEFAULT_NETWORK: &str = "bridge";
@@ -58,6 +63,8 @@ pub(crate) enum ChangeKind {
     Attached(Arc<Endpoint>),
     /// An endpoint is gone.
     Detached(EndpointId),
+    /// A network is there, or is gone; the registry says which.
+    Networks,
 }
 
 /// A request to the owner.
@@ -68,6 +75,16 @@ pub(crate) enum Request {
         Box<AttachRequest>,
         oneshot::Sender<Result<Arc<Endpoint>, NetworkError>>,
     ),
+    /// Change an endpoint.
+    Update(
+        Box<UpdateRequest>,
+        oneshot::Sender<Result<Arc<Endpoint>, NetworkError>>,
+    ),
+    /// Give a published port to another endpoint.
+    Move(
+        MoveRequest,
+        oneshot::Sender<Result<[Arc<Endpoint>; 2], NetworkError>>,
+    ),
     /// Detach an endpoint.
     Detach(
         EndpointId,
@@ -76,8 +93,19 @@ pub(crate) enum Request {
     ),
     /// Move a lease and the links to it from one name to another.
     Rename(Name, Name, oneshot::Sender<Result<(), NetworkError>>),
-    /// Give a lease back.
-    Release(Name, oneshot::Sender<Result<(), NetworkError>>),
+    /// Give a lease back: that on one network, or all.
+    Release(
+        Name,
+        Option<Name>,
+        oneshot::Sender<Result<(), NetworkError>>,
+    ),
+    /// Make a network.
+    CreateNetwork(
+        Box<NetworkRequest>,
+        oneshot::Sender<Result<Arc<Network>, NetworkError>>,
+    ),
+    /// Remove a network.
+    DeleteNetwork(Name, oneshot::Sender<Result<(), NetworkError>>),
 }
 
 /// What becomes of the lease when an endpoint is detached.
@@ -122,9 +150,45 @@ impl Handle {
             .await
     }
 
-    /// Gives a lease back.
-    pub(crate) async fn release(&self, name: Name) -> Result<(), NetworkError> {
-        self.ask(|reply| Request::Release(name, reply)).await
+    /// Changes an endpoint.
+    pub(crate) async fn update(
+        &self,
+        request: UpdateRequest,
+    ) -> Result<Arc<Endpoint>, NetworkError> {
+        self.ask(|reply| Request::Update(Box::new(request), reply))
+            .await
+    }
+
+    /// Gives a published port to another endpoint; returns who had it and who has it.
+    pub(crate) async fn move_port(
+        &self,
+        request: MoveRequest,
+    ) -> Result<[Arc<Endpoint>; 2], NetworkError> {
+        self.ask(|reply| Request::Move(request, reply)).await
+    }
+
+    /// Gives a lease back: that on one network, or all.
+    pub(crate) async fn release(
+        &self,
+        name: Name,
+        network: Option<Name>,
+    ) -> Result<(), NetworkError> {
+        self.ask(|reply| Request::Release(name, network, reply))
+            .await
+    }
+
+    /// Makes a network.
+    pub(crate) async fn create_network(
+        &self,
+        request: NetworkRequest,
+    ) -> Result<Arc<Network>, NetworkError> {
+        self.ask(|reply| Request::CreateNetwork(Box::new(request), reply))
+            .await
+    }
+
+    /// Removes a network.
+    pub(crate) async fn delete_network(&self, name: Name) -> Result<(), NetworkError> {
+        self.ask(|reply| Request::DeleteNetwork(name, reply)).await
     }
 
     /// What is attached.

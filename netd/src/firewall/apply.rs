@@ -1,11 +1,12 @@
 //! The tables in the kernel: taken over, compared, and changed in one transaction.
 
 use super::expression::Family;
+use super::read;
 use super::render::{self, Ownership};
-use super::table::{Layout, SetName};
+use super::table::Layout;
 use super::{Difference, Elements};
-use crate::netlink::message::{attribute, attributes};
-use crate::netlink::{NetlinkError, NetlinkSocket};
+use crate::netlink::message::attribute;
+use crate::netlink::{Message, NetlinkError, NetlinkSocket};
 
 const FIXED_LENGTH: usize = 4;
 
@@ -76,28 +77,7 @@ impl Firewall {
 
     /// The elements that the kernel has.
     pub(crate) fn read(&mut self) -> Result<Elements, FirewallError> {
-        let mut elements = Elements::new();
-        for set in SetName::ALL {
-            let replies = self
-                .socket
-                .dump(render::get_elements(set))
-                .map_err(|source| FirewallError::Kernel {
-                    act: "read the firewall",
-                    source,
-                })?;
-            for reply in replies
-                .iter()
-                .filter(|reply| reply.kind == render::NEW_ELEMENT)
-            {
-                let rest = reply.payload.get(FIXED_LENGTH..).unwrap_or_default();
-                let list = attribute(rest, render::ELEMENT_LIST).unwrap_or_default();
-                let found = attributes(list)
-                    .filter(|(kind, _)| *kind == render::LIST_ELEMENT)
-                    .filter_map(|(_, element)| parse_element(element));
-                elements.extend(found.map(|(key, value)| ((set, key), value)));
-            }
-        }
-        Ok(elements)
+        read::elements(&mut self.socket)
     }
 
     fn present(&mut self, stamp: &str) -> Result<Vec<TableState>, FirewallError> {
@@ -160,7 +140,7 @@ impl Firewall {
     /// Commits what names the tables, without ownership if the kernel does not know it.
     fn with_ownership(
         &mut self,
-        messages: impl Fn(Ownership) -> Vec<crate::netlink::Message>,
+        messages: impl Fn(Ownership) -> Vec<Message>,
     ) -> Result<(), FirewallError> {
         match self.commit("write the firewall", messages(Ownership::Owned)) {
             Err(FirewallError::Kernel { source, .. })
@@ -176,11 +156,7 @@ impl Firewall {
         }
     }
 
-    fn commit(
-        &mut self,
-        act: &'static str,
-        messages: Vec<crate::netlink::Message>,
-    ) -> Result<(), FirewallError> {
+    fn commit(&mut self, act: &'static str, messages: Vec<Message>) -> Result<(), FirewallError> {
         self.socket
             .transact(render::transaction(messages))
             .map_err(|source| match source.errno() {
@@ -195,13 +171,4 @@ enum TableState {
     Absent,
     Current,
     Other,
-}
-
-fn parse_element(element: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
-    let value = |kind| attribute(attribute(element, kind)?, render::DATA_VALUE);
-    let key = value(render::ELEMENT_KEY)?.to_vec();
-    Some((
-        key,
-        value(render::ELEMENT_DATA).unwrap_or_default().to_vec(),
-    ))
 }

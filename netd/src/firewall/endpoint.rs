@@ -2,16 +2,22 @@
 
 use std::net::IpAddr;
 
-use super::expression::IFNAME_LENGTH;
-use super::{Elements, SetName, key};
+use super::{Elements, SetName, ifname, key};
 use crate::network::Addresses;
 
 /// The elements that let a bridge port send at all, and only as itself.
-pub(crate) fn elements(ifname: &str, addresses: &Addresses) -> Elements {
-    let mut port = [0; IFNAME_LENGTH];
-    port[..ifname.len()].copy_from_slice(ifname.as_bytes());
+pub(crate) fn elements(port: &str, addresses: &Addresses) -> Elements {
+    let port = ifname(port);
     let mac = addresses.mac().octets();
     Elements::from([
+        (
+            (SetName::Limits4, key(&[&addresses.ipv4.octets()])),
+            Vec::new(),
+        ),
+        (
+            (SetName::Limits6, key(&[&addresses.ipv6.octets()])),
+            Vec::new(),
+        ),
         ((SetName::Ports, key(&[&port])), Vec::new()),
         (
             (

@@ -125,12 +125,15 @@ pub(crate) enum Expression {
     Lookup(&'static str, Register, Sense),
     /// Goes on if a map has the key at the first register; its value goes to the second.
     Map(&'static str, Register, Register),
-    /// Rewrites the destination to the address and the port at two registers.
-    DestinationNat(Family, Register, Register),
+    /// Rewrites the destination to the address at a register, and to the port at another if
+    /// there is one.
+    DestinationNat(Family, Register, Option<Register>),
     /// Rewrites the source to an address of the outgoing device.
     Masquerade,
     /// Counts packets and bytes.
     Counter,
+    /// Goes on if more connections than this are open.
+    ConnectionsOver(u32),
     /// Decides.
     Verdict(Verdict),
 }
@@ -158,7 +161,12 @@ impl Family {
 impl Expression {
     /// Appends the expression to the list of a rule.
     pub(crate) fn encode(&self, list: &mut Message) {
-        list.nest(LIST_ELEMENT, |element| match self {
+        list.nest(LIST_ELEMENT, |element| self.encode_bare(element));
+    }
+
+    /// Writes the expression where only one is expected.
+    pub(crate) fn encode_bare(&self, element: &mut Message) {
+        match self {
             Self::Load(field, register) => load(element, *field, *register),
             Self::Compare(register, sense, value) => named(element, "cmp", |data| {
                 data.put_be32(1, FIRST_WORD + register)
@@ -196,16 +204,22 @@ impl Expression {
                 const DESTINATION: u32 = 1;
                 data.put_be32(1, DESTINATION)
                     .put_be32(2, u32::from(family.number()))
-                    .put_be32(3, FIRST_WORD + address)
-                    .put_be32(5, FIRST_WORD + port);
+                    .put_be32(3, FIRST_WORD + address);
+                if let Some(port) = port {
+                    data.put_be32(5, FIRST_WORD + port);
+                }
             }),
             Self::Masquerade => named(element, "masq", |_| {}),
             Self::Counter => named(element, "counter", |_| {}),
+            Self::ConnectionsOver(limit) => named(element, "connlimit", |data| {
+                const OVER: u32 = 1;
+                data.put_be32(1, *limit).put_be32(2, OVER);
+            }),
             Self::Verdict(verdict) => named(element, "immediate", |data| {
                 data.put_be32(1, VERDICT_REGISTER)
                     .nest(2, |inner| encode_verdict(inner, verdict));
             }),
-        });
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! From the model to nf_tables messages. Pure: the same model gives the same bytes.
 
-use super::expression::Family;
-use super::table::{Chain, DataType, Layout, Rule, SetName, TABLE, chains};
+use super::expression::{Expression, Family};
+use super::table::{Chain, Counting, DataType, Layout, Rule, SetName, TABLE, chains};
 use super::{Difference, Elements};
 use crate::netlink::Message;
 
@@ -10,7 +10,8 @@ const NEW_TABLE: u16 = SUBSYSTEM;
 const GET_TABLE: u16 = SUBSYSTEM | 1;
 const DELETE_TABLE: u16 = SUBSYSTEM | 2;
 const NEW_CHAIN: u16 = SUBSYSTEM | 3;
-const NEW_RULE: u16 = SUBSYSTEM | 6;
+pub(super) const NEW_RULE: u16 = SUBSYSTEM | 6;
+const GET_RULE: u16 = SUBSYSTEM | 7;
 const NEW_SET: u16 = SUBSYSTEM | 9;
 pub(super) const NEW_ELEMENT: u16 = SUBSYSTEM | 12;
 const GET_ELEMENT: u16 = SUBSYSTEM | 13;
@@ -20,10 +21,13 @@ const BATCH_END: u16 = 17;
 
 pub(super) const TABLE_USERDATA: u16 = 6;
 pub(super) const TABLE_FLAGS: u16 = 2;
+pub(super) const RULE_USERDATA: u16 = 7;
+pub(super) const RULE_EXPRESSIONS: u16 = 4;
 pub(super) const ELEMENT_LIST: u16 = 3;
 pub(super) const LIST_ELEMENT: u16 = 1;
 pub(super) const ELEMENT_KEY: u16 = 1;
 pub(super) const ELEMENT_DATA: u16 = 2;
+pub(super) const ELEMENT_KEY_END: u16 = 10;
 pub(super) const DATA_VALUE: u16 = 1;
 const NAME: u16 = 1;
 const COMMENT: u8 = 0;
@@ -102,13 +106,20 @@ pub(super) fn get_elements(set: SetName) -> Message {
     message
 }
 
+/// Asks for the rules of a family's table.
+pub(super) fn get_rules(family: Family) -> Message {
+    let mut message = Message::new(GET_RULE, libc::NLM_F_DUMP, &fixed(family));
+    message.put_text(1, TABLE);
+    message
+}
+
 /// The fixed sets, chains and rules, without their tables.
 pub(super) fn skeleton(layout: &Layout) -> Vec<Message> {
     let chains = chains(layout);
     let mut messages: Vec<_> = SetName::ALL
         .into_iter()
         .zip(1..)
-        .map(|(set, id)| new_set(set, id))
+        .map(|(set, id)| new_set(set, id, layout))
         .collect();
     messages.extend(chains.iter().map(new_chain));
     for chain in &chains {
@@ -139,6 +150,13 @@ pub(super) fn comment(text: &str) -> Vec<u8> {
     bytes
 }
 
+/// The text of a comment in user data.
+pub(super) fn label_of(userdata: &[u8]) -> Option<String> {
+    let (kind, rest) = userdata.split_first()?;
+    let text = rest.get(1..1 + usize::from(*rest.first()?))?;
+    (*kind == COMMENT).then(|| crate::netlink::message::text(text))
+}
+
 /// The messages that change elements: removals first, so that a key can get a new value.
 pub(super) fn difference(difference: &Difference) -> Vec<Message> {
     let Difference { removed, added } = difference;
@@ -159,7 +177,7 @@ fn elements(kind: u16, flags: i32, elements: &Elements) -> Vec<Message> {
                 .put_text(2, set.as_str())
                 .nest(ELEMENT_LIST, |list| {
                     for ((_, key), value) in chunk {
-                        element(list, key, value);
+                        element(list, set, key, value);
                     }
                 });
             message
@@ -167,11 +185,21 @@ fn elements(kind: u16, flags: i32, elements: &Elements) -> Vec<Message> {
         .collect()
 }
 
-fn element(list: &mut Message, key: &[u8], value: &[u8]) {
+fn element(list: &mut Message, set: SetName, key: &[u8], value: &[u8]) {
+    let (key, end) = if set.has_intervals() {
+        key.split_at(key.len() / 2)
+    } else {
+        (key, &[][..])
+    };
     list.nest(LIST_ELEMENT, |element| {
         element.nest(ELEMENT_KEY, |data| {
             data.put(DATA_VALUE, key);
         });
+        if !end.is_empty() {
+            element.nest(ELEMENT_KEY_END, |data| {
+                data.put(DATA_VALUE, end);
+            });
+        }
         if !value.is_empty() {
             element.nest(ELEMENT_DATA, |data| {
                 data.put(DATA_VALUE, value);
@@ -180,13 +208,27 @@ fn element(list: &mut Message, key: &[u8], value: &[u8]) {
     });
 }
 
-fn new_set(set: SetName, id: u32) -> Message {
+fn new_set(set: SetName, id: u32, layout: &Layout) -> Message {
+    const INTERVAL: u32 = 4;
     const MAP: u32 = 8;
+    const DYNAMIC: u32 = 0x20;
+    const CONCATENATION: u32 = 0x80;
+    let mut flags = 0;
+    if !set.value().is_empty() {
+        flags |= MAP;
+    }
+    if set.has_intervals() {
+        flags |= INTERVAL | CONCATENATION;
+    }
+    if set.counting() == Counting::Connections {
+        // Only a set that rules may change can keep account of connections.
+        flags |= DYNAMIC;
+    }
     let mut message = Message::new(NEW_SET, libc::NLM_F_CREATE, &fixed(set.family()));
     message
         .put_text(1, TABLE)
         .put_text(2, set.as_str())
-        .put_be32(3, if set.value().is_empty() { 0 } else { MAP })
+        .put_be32(3, flags)
         .put_be32(4, type_number(set.key()))
         .put_be32(5, length(set.key()));
     if !set.value().is_empty() {
@@ -194,11 +236,37 @@ fn new_set(set: SetName, id: u32) -> Message {
             .put_be32(6, type_number(set.value()))
             .put_be32(7, length(set.value()));
     }
+    if set.has_intervals() {
+        message.nest(9, |description| {
+            describe_fields(description, set.key());
+        });
+    }
     message.put_be32(10, id);
     if set.key() == [DataType::Ifname] {
         message.put(13, &HOST_ENDIAN_KEY);
     }
+    let expression = match set.counting() {
+        Counting::Nothing => None,
+        Counting::Packets => Some(Expression::Counter),
+        Counting::Connections => Some(Expression::ConnectionsOver(layout.connection_limit)),
+    };
+    if let Some(expression) = expression {
+        message.nest(17, |nested| expression.encode_bare(nested));
+    }
     message
+}
+
+/// How long each field is: an interval of several fields is one of each of them.
+fn describe_fields(description: &mut Message, fields: &[DataType]) {
+    const CONCATENATION: u16 = 2;
+    const FIELD_LENGTH: u16 = 1;
+    description.nest(CONCATENATION, |list| {
+        for field in fields {
+            list.nest(LIST_ELEMENT, |element| {
+                element.put_be32(FIELD_LENGTH, field.width());
+            });
+        }
+    });
 }
 
 /// Tells nft(8) to show a key as text; the kernel does not look at it.
@@ -237,11 +305,14 @@ fn new_rule(chain: &Chain, rule: &Rule) -> Message {
     message
         .put_text(1, TABLE)
         .put_text(2, chain.name)
-        .nest(4, |list| {
+        .nest(RULE_EXPRESSIONS, |list| {
             for expression in rule.expressions() {
                 expression.encode(list);
             }
         });
+    if let Some(label) = rule.label() {
+        message.put(RULE_USERDATA, &comment(label));
+    }
     message
 }
 

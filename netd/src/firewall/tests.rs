@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::render;
 use super::{Difference, Elements, HostAccess, Layout, SetName};
 use crate::network::{
-    Addresses, Endpoint, Link, Port, Protocol, PublishedPort, Registry, Subnet, Subnets,
+    Addresses, Endpoint, EndpointId, Link, Port, Protocol, PublishedPort, Registry, Subnet, Subnets,
 };
 
 fn subnets() -> Subnets {
@@ -21,6 +21,7 @@ fn subnets() -> Subnets {
             base: "fd17::".parse().unwrap(),
             prefix: 64,
         },
+        gateway: 1,
     }
 }
 
@@ -35,8 +36,13 @@ fn endpoint(number: u8, source: Option<u8>) -> Arc<Endpoint> {
         source_name: format!("n{source}").parse().unwrap(),
         ports: Vec::new(),
     };
+    let id: EndpointId = format!("{number:010x}{:054}", 0).parse().unwrap();
     Arc::new(Endpoint {
-        id: format!("{number:010x}{:054}", 0).parse().unwrap(),
+        sandbox: id.clone(),
+        id,
+        network: "bridge".parse().unwrap(),
+        ifname: "eth0".to_owned(),
+        aliases: Vec::new(),
         name: format!("n{number}").parse().unwrap(),
         hostname: "host".to_owned(),
         addresses,
@@ -93,9 +99,8 @@ fn a_link_is_the_only_source_of_link_elements() {
 #[test]
 fn the_stamp_changes_with_the_rules_only() {
     let layout = Layout {
-        bridge_name: "linkspan0".to_owned(),
-        subnets: subnets(),
         host_access: HostAccess::Deny,
+        connection_limit: 100,
     };
     let open = Layout {
         host_access: HostAccess::Allow,
@@ -103,6 +108,11 @@ fn the_stamp_changes_with_the_rules_only() {
     };
     assert_eq!(render::stamp(&layout), render::stamp(&layout.clone()));
     assert_ne!(render::stamp(&layout), render::stamp(&open));
+    let narrow = Layout {
+        connection_limit: 10,
+        ..layout.clone()
+    };
+    assert_ne!(render::stamp(&layout), render::stamp(&narrow));
 }
 
 #[test]

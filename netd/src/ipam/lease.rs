@@ -3,12 +3,13 @@
 //! A name that has a lease is attached again without a write: only what is new costs a
 //! sync of the disk.
 
-use std::collections::{BTreeMap, HashSet};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::pool::{Exhausted, Novelty, Pool};
-use crate::network::{Addresses, Name, Port, Subnets};
+use super::pool::{Denied, Novelty, Pool};
+use crate::network::{Addresses, Name, Network, Port, Subnets, WantedAddresses};
 use crate::store::record::{
     KeptPortRecord, LEASES, LeaseRecord, QUARANTINE, QuarantineRecord, VERSION,
 };
@@ -24,6 +25,34 @@ pub(crate) enum LeaseError {
         subnet: String,
         /// How many addresses containers may have in it.
         size: usize,
+    },
+    /// The address that was asked for belongs to another name.
+    #[error("the address {address} belongs to {holder:?}", holder = holder.as_str())]
+    Taken {
+        /// The address.
+        address: Ipv4Addr,
+        /// Who has it.
+        holder: Name,
+    },
+    /// The address that was asked for cannot be had.
+    #[error("the address {address} is not one that a container may have in {subnet}")]
+    Unusable {
+        /// The address.
+        address: IpAddr,
+        /// The subnet.
+        subnet: String,
+    },
+    /// The addresses that were asked for do not go together.
+    #[error(
+        "the IPv6 address {ipv6} does not go with {ipv4}: on this network {ipv4} has {expected}"
+    )]
+    Mismatch {
+        /// The IPv4 address.
+        ipv4: Ipv4Addr,
+        /// The IPv6 address.
+        ipv6: Ipv6Addr,
+        /// The IPv6 address that goes with it.
+        expected: Ipv6Addr,
     },
     /// The lease could not be written.
     #[error("keep the lease")]
@@ -44,7 +73,9 @@ pub(crate) struct KeptPort {
 /// The leases of a network.
 #[derive(Debug)]
 pub(crate) struct Leases {
-    store: Store,
+    store: Arc<Store>,
+    /// What the keys of this network start with.
+    prefix: String,
     subnets: Subnets,
     quarantine: Duration,
     pool: Pool,
@@ -52,14 +83,23 @@ pub(crate) struct Leases {
 }
 
 impl Leases {
-    /// Reads the leases. Those that are not of this subnet are left where they are: the
-    /// subnet may come back.
+    /// Reads the leases of a network. Those that are not of its subnet are left where they
+    /// are: the subnet may come back.
     pub(crate) fn open(
-        store: Store,
-        subnets: Subnets,
+        store: Arc<Store>,
+        network: &Network,
         quarantine: Duration,
     ) -> Result<Self, StoreError> {
-        let mut pool = Pool::new(subnets.offsets());
+        let prefix = if network.is_users() {
+            format!("{}/", network.name)
+        } else {
+            String::new()
+        };
+        let subnets = network.subnets;
+        let choice = network
+            .range
+            .map_or_else(|| subnets.offsets(), |range| subnets.offsets_of(range));
+        let mut pool = Pool::new(subnets.offsets(), choice, subnets.gateway);
         let mut kept_ports = BTreeMap::new();
         for (key, record) in store.load::<LeaseRecord>(LEASES)? {
             let LeaseRecord {
@@ -67,8 +107,15 @@ impl Leases {
                 ipv4,
                 kept_ports: ports,
             } = record;
-            let restored = key.parse::<Name>().ok().and_then(|name| {
-                pool.restore(&name, subnets.offset_of(ipv4)?)?;
+            // Names have no slash, so that what is left of another network's key is no name.
+            let Some(name) = key
+                .strip_prefix(&prefix)
+                .and_then(|rest| rest.parse::<Name>().ok())
+            else {
+                continue;
+            };
+            let restored = subnets.offset_of(ipv4).and_then(|offset| {
+                pool.restore(&name, offset)?;
                 Some(name)
             });
             match restored {
@@ -88,6 +135,7 @@ impl Leases {
         }
         Ok(Self {
             store,
+            prefix,
             subnets,
             quarantine,
             pool,
@@ -97,20 +145,77 @@ impl Leases {
 
     /// The addresses of a name, which counts as attached from now on. They are not yet
     /// durable: [`Self::keep`] makes them so.
-    pub(crate) fn grant(&mut self, name: &Name) -> Result<(Addresses, Novelty), LeaseError> {
-        let grant =
-            self.pool
-                .grant(name, now_seconds())
-                .map_err(|Exhausted| LeaseError::Exhausted {
-                    subnet: self.subnets.ipv4.to_string(),
-                    size: self.pool.size(),
-                })?;
+    pub(crate) fn grant(
+        &mut self,
+        name: &Name,
+        wanted: WantedAddresses,
+    ) -> Result<(Addresses, Novelty), LeaseError> {
+        let offset = self.wanted_offset(wanted)?;
+        let grant = self
+            .pool
+            .grant(name, offset, now_seconds())
+            .map_err(|denied| self.explain(denied, offset))?;
         if let Some(evicted) = grant.evicted {
             tracing::info!(name = %evicted, "idle lease reclaimed");
             self.kept_ports.remove(&evicted);
-            self.commit(&[Change::remove(LEASES, evicted.as_str())])?;
+            self.commit(&[Change::remove(LEASES, self.key(&evicted))])?;
         }
         Ok((self.subnets.at(grant.offset), grant.novelty))
+    }
+
+    fn wanted_offset(&self, wanted: WantedAddresses) -> Result<Option<u32>, LeaseError> {
+        let WantedAddresses { ipv4, ipv6 } = wanted;
+        let unusable = |address: IpAddr, subnet: String| LeaseError::Unusable { address, subnet };
+        let offset4 = ipv4
+            .map(|ip| {
+                let offset = self.subnets.offset_of(ip);
+                offset.ok_or_else(|| unusable(ip.into(), self.subnets.ipv4.to_string()))
+            })
+            .transpose()?;
+        let offset6 = ipv6
+            .map(|ip| {
+                let offset = self.subnets.offset_of6(ip);
+                offset.ok_or_else(|| unusable(ip.into(), self.subnets.ipv6.to_string()))
+            })
+            .transpose()?;
+        match (ipv4.zip(offset4), ipv6.zip(offset6)) {
+            (Some((ipv4, four)), Some((ipv6, six))) if four != six => Err(LeaseError::Mismatch {
+                ipv4,
+                ipv6,
+                expected: self.subnets.at(four).ipv6,
+            }),
+            _ => Ok(offset4.or(offset6)),
+        }
+    }
+
+    fn explain(&self, denied: Denied, wanted: Option<u32>) -> LeaseError {
+        let address = self.subnets.at(wanted.unwrap_or_default()).ipv4;
+        let subnet = self.subnets.ipv4.to_string();
+        match denied {
+            Denied::Exhausted => LeaseError::Exhausted {
+                subnet,
+                size: self.pool.size(),
+            },
+            Denied::Taken(holder) => LeaseError::Taken { address, holder },
+            Denied::Unusable => LeaseError::Unusable {
+                address: address.into(),
+                subnet,
+            },
+        }
+    }
+
+    /// Gives back every lease, because the network goes.
+    pub(crate) fn forget(self) -> Result<(), LeaseError> {
+        let rows: Vec<_> = self
+            .kept_ports
+            .keys()
+            .map(|name| Change::remove(LEASES, self.key(name)))
+            .collect();
+        self.commit(&rows)
+    }
+
+    fn key(&self, name: &Name) -> String {
+        format!("{}{name}", self.prefix)
     }
 
     /// Makes the lease of a name durable, with the ports that were chosen for it.
@@ -128,7 +233,7 @@ impl Leases {
         };
         let ipv4 = self.subnets.at(offset).ipv4;
         self.commit(&[
-            Change::put(LEASES, name.as_str(), &record(ipv4, &ports)),
+            Change::put(LEASES, self.key(name), &record(ipv4, &ports)),
             Change::remove(QUARANTINE, ipv4.to_string()),
         ])?;
         self.kept_ports.insert(name.clone(), ports);
@@ -144,7 +249,7 @@ impl Leases {
     pub(crate) fn revoke(&mut self, name: &Name) -> Result<(), LeaseError> {
         self.pool.revoke(name);
         self.kept_ports.remove(name);
-        self.commit(&[Change::remove(LEASES, name.as_str())])
+        self.commit(&[Change::remove(LEASES, self.key(name))])
     }
 
     /// Gives the lease of a name back; the address rests.
@@ -160,7 +265,7 @@ impl Leases {
         };
         let ipv4 = self.subnets.at(offset).ipv4.to_string();
         self.commit(&[
-            Change::remove(LEASES, name.as_str()),
+            Change::remove(LEASES, self.key(name)),
             Change::put(QUARANTINE, ipv4, &record),
         ])
     }
@@ -173,8 +278,8 @@ impl Leases {
         let ports = self.ports_of(name).to_vec();
         let record = record(self.subnets.at(offset).ipv4, &ports);
         self.commit(&[
-            Change::remove(LEASES, name.as_str()),
-            Change::put(LEASES, new_name.as_str(), &record),
+            Change::remove(LEASES, self.key(name)),
+            Change::put(LEASES, self.key(new_name), &record),
         ])?;
         self.pool.rename(name, new_name);
         self.kept_ports.remove(name);
@@ -192,13 +297,12 @@ impl Leases {
         self.kept_ports.get(name).map_or(&[], Vec::as_slice)
     }
 
-    /// The host ports that are kept for names other than this one.
-    pub(crate) fn ports_of_others(&self, name: &Name) -> HashSet<u16> {
+    /// The host ports that are kept for names other than this one, if there is one.
+    pub(crate) fn ports_of_others(&self, name: Option<&Name>) -> impl Iterator<Item = u16> {
         self.kept_ports
             .iter()
-            .filter(|(other, _)| *other != name)
+            .filter(move |(other, _)| name != Some(*other))
             .flat_map(|(_, ports)| ports.iter().map(|kept| kept.host_port))
-            .collect()
     }
 
     fn commit(&self, changes: &[Change]) -> Result<(), LeaseError> {
@@ -206,7 +310,7 @@ impl Leases {
     }
 }
 
-fn record(ipv4: std::net::Ipv4Addr, ports: &[KeptPort]) -> LeaseRecord {
+fn record(ipv4: Ipv4Addr, ports: &[KeptPort]) -> LeaseRecord {
     let kept_ports = ports
         .iter()
         .map(|kept| KeptPortRecord {

@@ -12,9 +12,16 @@ use std::ops::RangeInclusive;
 
 use crate::network::Name;
 
-/// All offsets are held by attached endpoints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Exhausted;
+/// Why a name gets no offset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Denied {
+    /// All offsets are held by attached endpoints.
+    Exhausted,
+    /// The offset that it must have belongs to another name.
+    Taken(Name),
+    /// The offset that it must have is the gateway's, or not in the subnet.
+    Unusable,
+}
 
 /// An offset that a name got.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,23 +55,33 @@ enum Use {
 enum Holder {
     Leased { name: Name, usage: Use },
     Quarantined { until_seconds: u64 },
+    Gateway,
 }
 
 /// The offsets of a network and who holds them.
 #[derive(Debug, Clone)]
 pub(crate) struct Pool {
+    /// Those that may be used at all.
     offsets: RangeInclusive<u32>,
+    /// Those that are given to who does not care.
+    choice: RangeInclusive<u32>,
     holders: BTreeMap<u32, Holder>,
     names: BTreeMap<Name, u32>,
     ticks: u64,
 }
 
 impl Pool {
-    /// A pool in which nothing is held.
-    pub(crate) fn new(offsets: RangeInclusive<u32>) -> Self {
+    /// A pool in which only the gateway holds an offset. Names that do not care get one of
+    /// `choice`.
+    pub(crate) fn new(
+        offsets: RangeInclusive<u32>,
+        choice: RangeInclusive<u32>,
+        gateway: u32,
+    ) -> Self {
         Self {
             offsets,
-            holders: BTreeMap::new(),
+            choice,
+            holders: BTreeMap::from([(gateway, Holder::Gateway)]),
             names: BTreeMap::new(),
             ticks: 0,
         }
@@ -90,11 +107,17 @@ impl Pool {
         }
     }
 
-    /// The offset of a name, which counts as attached from now on: the one it has, or
-    /// the lowest free one, or the one that has rested longest, or the one that has been
-    /// idle longest.
-    pub(crate) fn grant(&mut self, name: &Name, now_seconds: u64) -> Result<Grant, Exhausted> {
-        if let Some(offset) = self.offset_of(name) {
+    /// The offset of a name, which counts as attached from now on: the one that it must
+    /// have, or the one it has, or the lowest free one, or the one that has rested longest,
+    /// or the one that has been idle longest.
+    pub(crate) fn grant(
+        &mut self,
+        name: &Name,
+        wanted: Option<u32>,
+        now_seconds: u64,
+    ) -> Result<Grant, Denied> {
+        let had = self.offset_of(name);
+        if let Some(offset) = had.filter(|had| wanted.is_none_or(|wanted| wanted == *had)) {
             self.hold(name, offset, Use::Attached);
             return Ok(Grant {
                 offset,
@@ -105,11 +128,14 @@ impl Pool {
         self.holders.retain(|_, holder| {
             !matches!(holder, Holder::Quarantined { until_seconds } if *until_seconds <= now_seconds)
         });
-        let offset = self
-            .lowest_free()
-            .or_else(|| self.longest_rested())
-            .or_else(|| self.longest_idle())
-            .ok_or(Exhausted)?;
+        let offset = match wanted {
+            Some(wanted) => self.admit(wanted)?,
+            None => self
+                .lowest_free()
+                .or_else(|| self.longest_rested())
+                .or_else(|| self.longest_idle())
+                .ok_or(Denied::Exhausted)?,
+        };
         let evicted = match self.holders.remove(&offset) {
             Some(Holder::Leased { name, .. }) => Some(name),
             _ => None,
@@ -117,12 +143,25 @@ impl Pool {
         if let Some(evicted) = &evicted {
             self.names.remove(evicted);
         }
+        if let Some(had) = had {
+            self.holders.remove(&had);
+        }
         self.hold(name, offset, Use::Attached);
         Ok(Grant {
             offset,
             novelty: Novelty::New,
             evicted,
         })
+    }
+
+    /// An offset that is asked for, if nobody has it. A rest does not matter then.
+    fn admit(&self, wanted: u32) -> Result<u32, Denied> {
+        match self.holders.get(&wanted) {
+            _ if !self.offsets.contains(&wanted) => Err(Denied::Unusable),
+            Some(Holder::Gateway) => Err(Denied::Unusable),
+            Some(Holder::Leased { name, .. }) => Err(Denied::Taken(name.clone())),
+            Some(Holder::Quarantined { .. }) | None => Ok(wanted),
+        }
     }
 
     /// Marks the lease of a name as idle.
@@ -165,9 +204,14 @@ impl Pool {
         self.names.get(name).copied()
     }
 
-    /// How many offsets there are.
+    /// How many offsets names that do not care may get.
     pub(crate) fn size(&self) -> usize {
-        self.offsets.clone().count()
+        let gateways = self
+            .holders
+            .range(self.choice.clone())
+            .filter(|(_, holder)| **holder == Holder::Gateway)
+            .count();
+        self.choice.clone().count() - gateways
     }
 
     fn hold(&mut self, name: &Name, offset: u32, usage: Use) {
@@ -187,22 +231,22 @@ impl Pool {
     }
 
     fn lowest_free(&self) -> Option<u32> {
-        let mut candidate = *self.offsets.start();
-        for held in self.holders.keys() {
+        let mut candidate = *self.choice.start();
+        for (held, _) in self.holders.range(self.choice.clone()) {
             if *held != candidate {
                 break;
             }
             candidate += 1;
         }
-        self.offsets.contains(&candidate).then_some(candidate)
+        self.choice.contains(&candidate).then_some(candidate)
     }
 
     fn longest_rested(&self) -> Option<u32> {
         self.holders
-            .iter()
+            .range(self.choice.clone())
             .filter_map(|(offset, holder)| match holder {
                 Holder::Quarantined { until_seconds } => Some((*until_seconds, *offset)),
-                Holder::Leased { .. } => None,
+                Holder::Leased { .. } | Holder::Gateway => None,
             })
             .min()
             .map(|(_, offset)| offset)
@@ -210,7 +254,7 @@ impl Pool {
 
     fn longest_idle(&self) -> Option<u32> {
         self.holders
-            .iter()
+            .range(self.choice.clone())
             .filter_map(|(offset, holder)| match holder {
                 Holder::Leased {
                     usage: Use::Idle(since),
@@ -236,12 +280,12 @@ mod tests {
     }
 
     fn offset(pool: &mut Pool, text: &str, now: u64) -> u32 {
-        pool.grant(&name(text), now).unwrap().offset
+        pool.grant(&name(text), None, now).unwrap().offset
     }
 
     #[test]
     fn the_lowest_free_offset_comes_first() {
-        let mut pool = Pool::new(2..=9);
+        let mut pool = Pool::new(1..=9, 1..=9, 1);
         assert_eq!(
             ["a", "b", "c"].map(|text| offset(&mut pool, text, 0)),
             [2, 3, 4]
@@ -252,18 +296,21 @@ mod tests {
 
     #[test]
     fn a_name_gets_its_last_offset_back() {
-        let mut pool = Pool::new(2..=9);
+        let mut pool = Pool::new(1..=9, 1..=9, 1);
         offset(&mut pool, "a", 0);
         offset(&mut pool, "db", 0);
         pool.detach(&name("db"));
         offset(&mut pool, "c", 0);
-        assert_eq!(pool.grant(&name("db"), 0).unwrap().novelty, Novelty::Known);
+        assert_eq!(
+            pool.grant(&name("db"), None, 0).unwrap().novelty,
+            Novelty::Known
+        );
         assert_eq!(offset(&mut pool, "db", 0), 3);
     }
 
     #[test]
     fn a_released_offset_rests_before_it_is_used_again() {
-        let mut pool = Pool::new(2..=9);
+        let mut pool = Pool::new(1..=9, 1..=9, 1);
         offset(&mut pool, "a", 0);
         pool.release(&name("a"), 60);
         assert_eq!(offset(&mut pool, "b", 59), 3);
@@ -272,7 +319,7 @@ mod tests {
 
     #[test]
     fn a_full_pool_takes_what_rested_longest_and_then_what_was_idle_longest() {
-        let mut pool = Pool::new(2..=5);
+        let mut pool = Pool::new(1..=5, 1..=5, 1);
         for text in ["a", "b", "c", "d"] {
             offset(&mut pool, text, 0);
         }
@@ -282,16 +329,33 @@ mod tests {
         pool.detach(&name("c"));
         assert_eq!(offset(&mut pool, "e", 0), 3);
         assert_eq!(offset(&mut pool, "f", 0), 2);
-        let grant = pool.grant(&name("g"), 0).unwrap();
+        let grant = pool.grant(&name("g"), None, 0).unwrap();
         assert_eq!((grant.offset, grant.evicted), (5, Some(name("d"))));
-        assert_eq!(pool.grant(&name("h"), 0).unwrap().evicted, Some(name("c")));
-        assert_eq!(pool.grant(&name("i"), 0), Err(Exhausted));
+        assert_eq!(
+            pool.grant(&name("h"), None, 0).unwrap().evicted,
+            Some(name("c"))
+        );
+        assert_eq!(pool.grant(&name("i"), None, 0), Err(Denied::Exhausted));
         assert_eq!(pool.size(), 4);
     }
 
     #[test]
+    fn an_offset_that_is_asked_for_is_given_unless_it_belongs_to_someone() {
+        let mut pool = Pool::new(1..=9, 4..=6, 1);
+        let mut ask = |text: &str, wanted| pool.grant(&name(text), wanted, 0).map(|got| got.offset);
+        assert_eq!(ask("a", None), Ok(4));
+        assert_eq!(ask("b", Some(9)), Ok(9));
+        assert_eq!(ask("c", Some(9)), Err(Denied::Taken(name("b"))));
+        assert_eq!(ask("c", Some(1)), Err(Denied::Unusable));
+        assert_eq!(ask("c", Some(10)), Err(Denied::Unusable));
+        assert_eq!(ask("b", Some(8)), Ok(8));
+        assert_eq!(ask("c", Some(9)), Ok(9));
+        assert_eq!(pool.size(), 3);
+    }
+
+    #[test]
     fn a_renamed_lease_stays_where_it_is() {
-        let mut pool = Pool::new(2..=5);
+        let mut pool = Pool::new(1..=5, 1..=5, 1);
         offset(&mut pool, "a", 0);
         pool.rename(&name("a"), &name("b"));
         assert_eq!(
@@ -323,16 +387,16 @@ mod tests {
         /// No two names ever have one offset, none is outside, and names agree with offsets.
         #[test]
         fn prop_offsets_belong_to_one_name(steps in proptest::collection::vec(step(), 0..80)) {
-            let mut pool = Pool::new(2..=8);
+            let mut pool = Pool::new(1..=8, 1..=8, 1);
             let mut attached = BTreeMap::new();
             for (now, step) in steps.into_iter().enumerate() {
                 let of = |number: u8| name(&format!("n{number}"));
                 match step {
-                    Step::Grant(number) => match pool.grant(&of(number), now as u64) {
+                    Step::Grant(number) => match pool.grant(&of(number), None, now as u64) {
                         Ok(grant) => {
                             attached.insert(of(number), grant.offset);
                         }
-                        Err(Exhausted) => prop_assert_eq!(attached.len(), pool.size()),
+                        Err(_) => prop_assert_eq!(attached.len(), pool.size()),
                     },
                     Step::Detach(number) => {
                         pool.detach(&of(number));

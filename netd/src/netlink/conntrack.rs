@@ -20,20 +20,26 @@ const CTA_ZONE: u16 = 18;
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
 const CTA_PROTO_NUM: u16 = 1;
+const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
+
+/// Every entry.
+pub(crate) fn list(socket: &mut NetlinkSocket) -> Result<Vec<Entry>, NetlinkError> {
+    let request = Message::new(GET, libc::NLM_F_DUMP, &fixed(0));
+    let replies = socket.dump(request)?;
+    Ok(replies
+        .iter()
+        .filter_map(|reply| Entry::parse(&reply.payload))
+        .collect())
+}
 
 /// Deletes every entry of which `doomed` says so; returns how many.
 pub(crate) fn flush(
     socket: &mut NetlinkSocket,
     doomed: impl Fn(&Entry) -> bool,
 ) -> Result<usize, NetlinkError> {
-    let request = Message::new(GET, libc::NLM_F_DUMP, &fixed(0));
-    let entries: Vec<_> = socket
-        .dump(request)?
-        .into_iter()
-        .filter_map(|reply| Entry::parse(&reply.payload))
-        .filter(|entry| doomed(entry))
-        .collect();
+    let mut entries = list(socket)?;
+    entries.retain(|entry| doomed(entry));
     let mut count = 0;
     for entry in entries {
         match socket.execute(vec![entry.delete()]) {
@@ -58,6 +64,8 @@ pub(crate) struct Entry {
     pub(crate) protocol: u8,
     /// The port that the first packet was sent to; 0 if the protocol has none.
     pub(crate) destination_port: u16,
+    /// The port that answers come from: the true one; 0 if the protocol has none.
+    pub(crate) reply_port: u16,
     key: Vec<(u16, Vec<u8>)>,
     family: u8,
 }
@@ -73,8 +81,11 @@ impl Entry {
         let original = attribute(rest, CTA_TUPLE_ORIG)?;
         let reply = attribute(rest, CTA_TUPLE_REPLY)?;
         let protocol = attribute(original, CTA_TUPLE_PROTO)?;
-        let port = attribute(protocol, CTA_PROTO_DST_PORT)
-            .and_then(|value| <[u8; 2]>::try_from(value).ok());
+        let port = |tuple, kind| {
+            let value = <[u8; 2]>::try_from(attribute(tuple, kind)?).ok()?;
+            Some(u16::from_be_bytes(value))
+        };
+        let answers = attribute(reply, CTA_TUPLE_PROTO)?;
         let key = [CTA_TUPLE_ORIG, CTA_ID, CTA_ZONE]
             .into_iter()
             .filter_map(|kind| Some((kind, attribute(rest, kind)?.to_vec())))
@@ -85,7 +96,8 @@ impl Entry {
             destination,
             reply_source: addresses(attribute(reply, CTA_TUPLE_IP)?)?.0,
             protocol: *attribute(protocol, CTA_PROTO_NUM)?.first()?,
-            destination_port: port.map_or(0, u16::from_be_bytes),
+            destination_port: port(protocol, CTA_PROTO_DST_PORT).unwrap_or(0),
+            reply_port: port(answers, CTA_PROTO_SRC_PORT).unwrap_or(0),
             key,
             family: *payload.first()?,
         })

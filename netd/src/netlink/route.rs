@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use super::message::{Message, attribute, u32_at};
 use super::socket::{NetlinkError, NetlinkSocket};
+use crate::network::Subnet;
 
 const FIXED_LENGTH: usize = 12;
 const RTA_DST: u16 = 1;
@@ -30,9 +31,18 @@ pub(crate) struct Route {
 
 /// A default route through a gateway.
 pub(crate) fn default_via(gateway: IpAddr, index: u32) -> Message {
+    through(None, gateway, index)
+}
+
+/// A route to a subnet through a gateway.
+pub(crate) fn subnet_via(subnet: Subnet<Ipv6Addr>, gateway: IpAddr, index: u32) -> Message {
+    through(Some((subnet.base.into(), subnet.prefix)), gateway, index)
+}
+
+fn through(destination: Option<(IpAddr, u8)>, gateway: IpAddr, index: u32) -> Message {
     let fixed = [
         family(gateway),
-        0,
+        destination.map_or(0, |(_, prefix)| prefix),
         0,
         0,
         TABLE_MAIN,
@@ -41,6 +51,9 @@ pub(crate) fn default_via(gateway: IpAddr, index: u32) -> Message {
         TYPE_UNICAST,
     ];
     let mut message = add(fixed);
+    if let Some((base, _)) = destination {
+        message.put(RTA_DST, &octets(base));
+    }
     message
         .put(RTA_GATEWAY, &octets(gateway))
         .put_u32(RTA_OIF, index);

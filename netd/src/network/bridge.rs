@@ -1,20 +1,19 @@
-//! The bridge, and the settings of the host that it needs.
+//! The bridge of a network, and the settings of the host that it needs.
 //!
 //! Ports of the bridge are isolated from each other, so that container-to-container
 //! traffic is routed by the host and meets the firewall, whatever the host's settings for
 //! bridged packets are. For IPv4 the bridge answers ARP for every container
 //! (`proxy_arp_pvlan`); for IPv6 a container has no neighbour but the gateway.
 
-use std::net::{IpAddr, Ipv4Addr};
-
-use super::error::{NetworkError, StartError, device};
-use super::model::{MacAddress, Subnet, Subnets};
+use super::error::{NetworkError, device};
+use super::model::MacAddress;
+use super::subnet::Subnets;
 use crate::netlink::address::Address;
 use crate::netlink::link::Device;
 use crate::netlink::{NetlinkError, NetlinkSocket, address, link, route};
 use crate::sysctl::{self, SysctlError};
 
-/// The stamp on the bridge.
+/// The stamp on every bridge of ours.
 const ALIAS: &str = "linkspan:bridge";
 
 /// Settings of IPv4 on the bridge. `route_localnet` lets replies to loopback clients come
@@ -37,74 +36,62 @@ const IPV6_SETTINGS: [(&str, &str); 6] = [
     ("forwarding", "1"),
 ];
 
-/// The IPv4 subnet: the one that is given, or the first default that nothing else
-/// routes. `preferred` is the one that was chosen before.
-pub(crate) fn choose_subnet(
-    socket: &mut NetlinkSocket,
-    bridge_name: &str,
-    given: Option<Subnet<Ipv4Addr>>,
-    preferred: Option<Subnet<Ipv4Addr>>,
-) -> Result<Subnet<Ipv4Addr>, StartError> {
-    let devices = link::list(socket).map_err(device("list devices"))?;
-    let routes = route::list(socket).map_err(device("list routes"))?;
-    let name_of = |index| devices.iter().find(|device| device.index == index);
-    let overlapping = |subnet: Subnet<Ipv4Addr>| {
-        routes
-            .iter()
-            .filter(|route| name_of(route.index).is_none_or(|device| device.name != bridge_name))
-            .find(|route| overlaps(subnet, route.destination, route.prefix))
-    };
-    if let Some(subnet) = given {
-        return match overlapping(subnet) {
-            None => Ok(subnet),
-            Some(route) => Err(StartError::SubnetOverlaps {
-                subnet: subnet.to_string(),
-                route: format!("{}/{}", route.destination, route.prefix),
-                device: name_of(route.index)
-                    .map_or_else(|| "none".to_owned(), |device| device.name.clone()),
-            }),
-        };
-    }
-    let defaults = (17..=31).map(|second| Subnet {
-        base: Ipv4Addr::new(172, second, 0, 0),
-        prefix: 16,
-    });
-    preferred
-        .into_iter()
-        .chain(defaults)
-        .find(|subnet| overlapping(*subnet).is_none())
-        .ok_or(StartError::NoSubnetLeft)
-}
-
 /// Makes the bridge what it should be, or makes it; returns its index.
 pub(crate) fn ensure(
     socket: &mut NetlinkSocket,
     name: &str,
     subnets: &Subnets,
-) -> Result<u32, StartError> {
-    forward_packets().map_err(NetworkError::from)?;
+) -> Result<u32, NetworkError> {
+    forward_packets()?;
     let bridge = find_or_create(socket, name, subnets)?;
     sysctl::write_all(&format!("ipv4/conf/{name}"), &IPV4_SETTINGS)
         .and_then(|()| sysctl::write_all(&format!("ipv6/conf/{name}"), &IPV6_SETTINGS))
         // Without this the answer for a neighbour waits up to 0.8 seconds.
-        .and_then(|()| sysctl::write(&format!("ipv4/neigh/{name}/proxy_delay"), "0"))
-        .map_err(NetworkError::from)?;
+        .and_then(|()| sysctl::write(&format!("ipv4/neigh/{name}/proxy_delay"), "0"))?;
     configure(socket, &bridge, subnets).map_err(device("configure the bridge"))?;
-    leave_loopback_to_routing(socket, name)?;
+    leave_loopback_to_routing(socket)?;
     Ok(bridge.index)
+}
+
+/// Removes a bridge of ours, if it is there.
+pub(crate) fn remove(socket: &mut NetlinkSocket, name: &str) -> Result<(), NetworkError> {
+    let found = link::find(socket, name).map_err(device("look for the bridge"))?;
+    let Some(found) = found.filter(|found| found.kind == "bridge" && found.alias == ALIAS) else {
+        return Ok(());
+    };
+    match socket.execute(vec![link::delete(found.index)]) {
+        Err(error) if !error.is_absent() => Err(device("remove the bridge")(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes every bridge of ours that no network claims.
+pub(crate) fn remove_orphans(
+    socket: &mut NetlinkSocket,
+    is_claimed: impl Fn(&str) -> bool,
+) -> Result<(), NetworkError> {
+    let devices = link::list(socket).map_err(device("list devices"))?;
+    for found in devices
+        .iter()
+        .filter(|found| found.alias == ALIAS && !is_claimed(&found.name))
+    {
+        tracing::info!(bridge = found.name, "orphaned bridge removed");
+        remove(socket, &found.name)?;
+    }
+    Ok(())
 }
 
 fn find_or_create(
     socket: &mut NetlinkSocket,
     name: &str,
     subnets: &Subnets,
-) -> Result<Device, StartError> {
+) -> Result<Device, NetworkError> {
     let find = |socket: &mut NetlinkSocket| {
         link::find(socket, name).map_err(device("look for the bridge"))
     };
     if let Some(found) = find(socket)? {
         if found.kind != "bridge" {
-            return Err(StartError::NotABridge {
+            return Err(NetworkError::NotABridge {
                 name: name.to_owned(),
             });
         }
@@ -116,7 +103,7 @@ fn find_or_create(
         .execute(vec![link::create_bridge(name, mac)])
         .map_err(device("create the bridge"))?;
     tracing::info!(bridge = name, "bridge created");
-    find(socket)?.ok_or_else(|| StartError::NotABridge {
+    find(socket)?.ok_or_else(|| NetworkError::NotABridge {
         name: name.to_owned(),
     })
 }
@@ -168,7 +155,7 @@ fn forward_packets() -> Result<(), SysctlError> {
 
 /// A reply to `::1` is dropped before it is translated back if bridged packets meet the
 /// IPv6 firewall. The setting is turned off unless another bridge may count on it.
-fn leave_loopback_to_routing(socket: &mut NetlinkSocket, name: &str) -> Result<(), StartError> {
+fn leave_loopback_to_routing(socket: &mut NetlinkSocket) -> Result<(), NetworkError> {
     const KEY: &str = "bridge/bridge-nf-call-ip6tables";
     if sysctl::read(KEY).as_deref() != Some("1") {
         return Ok(());
@@ -176,46 +163,13 @@ fn leave_loopback_to_routing(socket: &mut NetlinkSocket, name: &str) -> Result<(
     let devices = link::list(socket).map_err(device("list devices"))?;
     let other = devices
         .iter()
-        .find(|device| device.kind == "bridge" && device.name != name);
+        .find(|device| device.kind == "bridge" && device.alias != ALIAS);
     match other {
-        None => sysctl::write(KEY, "0").map_err(NetworkError::from)?,
+        None => sysctl::write(KEY, "0")?,
         Some(other) => tracing::warn!(
             bridge = other.name,
             "another bridge may need bridge-nf-call-ip6tables, ignoring: published ports do not answer on ::1"
         ),
     }
     Ok(())
-}
-
-fn overlaps(subnet: Subnet<Ipv4Addr>, destination: IpAddr, prefix: u8) -> bool {
-    let IpAddr::V4(destination) = destination else {
-        return false;
-    };
-    let shorter = u32::from(subnet.prefix.min(prefix));
-    let mask = u32::MAX.checked_shl(32 - shorter).unwrap_or(0);
-    shorter > 0 && subnet.base.to_bits() & mask == destination.to_bits() & mask
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn overlaps_are_seen_in_both_directions() {
-        let subnet = Subnet {
-            base: Ipv4Addr::new(172, 17, 0, 0),
-            prefix: 16,
-        };
-        for (destination, prefix, expected) in [
-            ("172.17.0.0", 16, true),
-            ("172.17.5.0", 24, true),
-            ("172.16.0.0", 12, true),
-            ("172.18.0.0", 16, false),
-            ("0.0.0.0", 0, false),
-            ("fd00::", 8, false),
-        ] {
-            let found = overlaps(subnet, destination.parse().unwrap(), prefix);
-            assert_eq!(found, expected, "{destination}/{prefix}");
-        }
-    }
 }

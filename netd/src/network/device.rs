@@ -1,23 +1,31 @@
 //! The devices of one endpoint: a veth pair, one end a closed port of the bridge, the
-//! other `eth0` in the container's namespace.
+//! other `eth0`, `eth1` and so on in the container's namespace.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::thread;
 
 use super::error::{NetworkError, device};
-use super::model::{ALIAS_PREFIX, Endpoint, EndpointId, Subnets};
+use super::model::{ALIAS_PREFIX, Addresses, Endpoint, EndpointId};
 use super::owner::chain;
+use super::subnet::Subnets;
 use crate::netlink::address::Address;
 use crate::netlink::link::VethPair;
 use crate::netlink::{Message, NetlinkSocket, address, link, neighbour, route};
 use crate::netns::Netns;
 use crate::sysctl;
 
-/// The name of the device in the container.
-const CONTAINER_IFNAME: &str = "eth0";
 /// The loopback device is the first of every namespace.
 const LOOPBACK_INDEX: u32 = 1;
+
+/// Whether packets to everywhere else leave the container by a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DefaultRoute {
+    /// They do.
+    Here,
+    /// They do not.
+    Elsewhere,
+}
 
 /// Makes the pair and brings both ends up.
 pub(crate) fn create(
@@ -26,18 +34,19 @@ pub(crate) fn create(
     bridge_index: u32,
     endpoint: &Endpoint,
     subnets: &Subnets,
+    default_route: DefaultRoute,
 ) -> Result<(), NetworkError> {
     let ifname = endpoint.id.ifname();
     let pair = VethPair {
         host_ifname: &ifname,
-        container_ifname: CONTAINER_IFNAME,
+        container_ifname: &endpoint.ifname,
         mac: endpoint.addresses.mac(),
         netns: netns.fd.as_fd(),
     };
     socket
         .execute(vec![link::create_veth(pair)])
         .map_err(device("create the devices"))?;
-    configure_container(&mut netns.socket, endpoint, subnets)?;
+    configure_container(&mut netns.socket, endpoint, subnets, default_route)?;
     connect(socket, bridge_index, endpoint)
 }
 
@@ -143,9 +152,10 @@ fn configure_container(
     socket: &mut NetlinkSocket,
     endpoint: &Endpoint,
     subnets: &Subnets,
+    default_route: DefaultRoute,
 ) -> Result<(), NetworkError> {
     let act = "configure the container's device";
-    let found = link::find(socket, CONTAINER_IFNAME).map_err(device(act))?;
+    let found = link::find(socket, &endpoint.ifname).map_err(device(act))?;
     let index = found.ok_or_else(|| device(act)(gone()))?.index;
     let gateway = subnets.gateway();
     let ipv4 = Address {
@@ -157,17 +167,40 @@ fn configure_container(
         ip: endpoint.addresses.ipv6.into(),
         prefix: 128,
     };
-    socket
-        .execute(vec![
-            link::start(LOOPBACK_INDEX),
-            address::add(index, ipv4),
-            address::add(index, ipv6),
-            link::start(index),
-            route::default_via(gateway.ipv4.into(), index),
-            route::on_link(gateway.ipv6.into(), index),
-            route::default_via(gateway.ipv6.into(), index),
-        ])
+    let mut messages = vec![
+        link::start(LOOPBACK_INDEX),
+        address::add(index, ipv4),
+        address::add(index, ipv6),
+        link::start(index),
+        route::on_link(gateway.ipv6.into(), index),
+        route::subnet_via(subnets.ipv6, gateway.ipv6.into(), index),
+    ];
+    if default_route == DefaultRoute::Here {
+        messages.extend(defaults(&gateway, index));
+    }
+    socket.execute(messages).map_err(device(act))
+}
+
+/// Lets packets to everywhere else leave by a device that is there.
+pub(crate) fn lead_default(
+    mut netns: Netns,
+    endpoint: &Endpoint,
+    subnets: &Subnets,
+) -> Result<(), NetworkError> {
+    let act = "move the default route";
+    let found = link::find(&mut netns.socket, &endpoint.ifname).map_err(device(act))?;
+    let index = found.ok_or_else(|| device(act)(gone()))?.index;
+    netns
+        .socket
+        .execute(defaults(&subnets.gateway(), index).into())
         .map_err(device(act))
+}
+
+fn defaults(gateway: &Addresses, index: u32) -> [Message; 2] {
+    [
+        route::default_via(gateway.ipv4.into(), index),
+        route::default_via(gateway.ipv6.into(), index),
+    ]
 }
 
 fn own_ips(endpoint: &Endpoint) -> impl Iterator<Item = IpAddr> + use<> {

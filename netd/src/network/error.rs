@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::choose;
 use super::holder::Holder;
 use super::model::{EndpointId, InvalidValue, Name, Protocol};
 use crate::firewall::FirewallError;
@@ -49,10 +50,61 @@ pub(crate) enum NetworkError {
     #[error(transparent)]
     Invalid(#[from] InvalidValue),
     /// No network has that name.
-    #[error("there is no network {network:?}; the only one is \"bridge\"")]
+    #[error("there is no network {network:?}")]
     NetworkNotFound {
         /// The name.
         network: String,
+    },
+    /// A network of that name is there, and is different.
+    #[error("the network {network:?} exists, with other settings", network = network.as_str())]
+    NetworkExists {
+        /// The name.
+        network: Name,
+    },
+    /// Something is attached to the network.
+    #[error("the network {network:?} is in use by {endpoints}", network = network.as_str())]
+    NetworkInUse {
+        /// The name.
+        network: Name,
+        /// The names of the endpoints.
+        endpoints: String,
+    },
+    /// No endpoint has that id or name.
+    #[error("no endpoint {endpoint:?} is attached")]
+    EndpointNotFound {
+        /// What was looked for.
+        endpoint: String,
+    },
+    /// The port is not published.
+    #[error("port {port}/{} of the host is not published by any container", protocol.name())]
+    PortNotFound {
+        /// The port.
+        port: u16,
+        /// The protocol.
+        protocol: Protocol,
+    },
+    /// Something else has the subnet.
+    #[error("the subnet {subnet} overlaps {other}, which {holder}; give another with --subnet")]
+    SubnetOverlaps {
+        /// The subnet.
+        subnet: String,
+        /// What is in the way.
+        other: String,
+        /// Whose it is.
+        holder: choose::Holder,
+    },
+    /// No subnet is free.
+    #[error(
+        "every default subnet overlaps a network or a route of this host; give one with --subnet"
+    )]
+    SubnetsExhausted,
+    /// A device of the bridge's name is no bridge.
+    #[error(
+        "the device {name:?} exists and is no bridge; remove it, or give another name with --bridge-name"
+    )]
+    NotABridge {
+        /// The device.
+        name: String,
     },
     /// Another endpoint is attached by that name.
     #[error("the name {name:?} belongs to endpoint {holder}", name = name.as_str(), holder = holder.short())]
@@ -138,29 +190,6 @@ pub(super) fn device(act: &'static str) -> impl FnOnce(NetlinkError) -> NetworkE
 /// Why netd could not start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
-    /// The subnet is in use by something else.
-    #[error(
-        "the subnet {subnet} overlaps {route}, which the device {device} already routes; give another with --subnet"
-    )]
-    SubnetOverlaps {
-        /// The subnet that was given.
-        subnet: String,
-        /// The route.
-        route: String,
-        /// The device.
-        device: String,
-    },
-    /// No default subnet is free.
-    #[error(
-        "every subnet from 172.17.0.0/16 to 172.31.0.0/16 overlaps a route of this host; give one with --subnet"
-    )]
-    NoSubnetLeft,
-    /// A device of the bridge's name is no bridge.
-    #[error("the device {name:?} exists and is no bridge; give another name with --bridge-name")]
-    NotABridge {
-        /// The device.
-        name: String,
-    },
     /// A step failed.
     #[error(transparent)]
     Network(#[from] NetworkError),

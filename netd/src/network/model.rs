@@ -3,11 +3,14 @@
 //! Nothing here knows the wire, the kernel or a store. Text from outside becomes one of
 //! these types at the edge, or an [`InvalidValue`] that says in one sentence what is wrong.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::Arc;
+
+use super::subnet::{Subnet, Subnets};
 
 const LONGEST_NAME: usize = 255;
 
@@ -248,15 +251,69 @@ impl Addresses {
     }
 }
 
-/// One container on the network.
+/// What the members of a network may do among each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Policy {
+    /// They reach each other.
+    Open,
+    /// They reach only what they have a link to.
+    Isolated,
+}
+
+/// Whether a network has a way to the outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Egress {
+    /// It has one.
+    Open,
+    /// It has none.
+    Internal,
+}
+
+/// A subnet with a bridge of its own, which endpoints share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Network {
+    /// The name.
+    pub(crate) name: Name,
+    /// The host's device.
+    pub(crate) bridge_name: String,
+    /// The subnets.
+    pub(crate) subnets: Subnets,
+    /// The part of the IPv4 subnet that addresses are chosen from; none means all.
+    pub(crate) range: Option<Subnet<Ipv4Addr>>,
+    /// What its members may do among each other.
+    pub(crate) policy: Policy,
+    /// Whether it has a way to the outside.
+    pub(crate) egress: Egress,
+    /// Labels.
+    pub(crate) labels: BTreeMap<String, String>,
+    /// When a user made it, in seconds of the epoch; none for the default network.
+    pub(crate) created_seconds: Option<u64>,
+}
+
+impl Network {
+    /// Whether a user made it; such a network has names.
+    pub(crate) fn is_users(&self) -> bool {
+        self.created_seconds.is_some()
+    }
+}
+
+/// One container on one network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Endpoint {
     /// The identity.
     pub(crate) id: EndpointId,
+    /// The network.
+    pub(crate) network: Name,
+    /// Whose network namespace it is in: the first endpoint's of the container.
+    pub(crate) sandbox: EndpointId,
+    /// The name of the device in the container.
+    pub(crate) ifname: String,
     /// The name that the lease belongs to.
     pub(crate) name: Name,
     /// The host name.
     pub(crate) hostname: String,
+    /// The names beside the name by which members of the network find it.
+    pub(crate) aliases: Vec<String>,
     /// The addresses.
     pub(crate) addresses: Addresses,
     /// The exposed ports, ascending, tcp first.
@@ -274,10 +331,18 @@ pub(crate) struct Endpoint {
 pub(crate) struct AttachRequest {
     /// The identity.
     pub(crate) id: EndpointId,
+    /// The network.
+    pub(crate) network: Name,
+    /// Whose network namespace to be in; none means one of its own.
+    pub(crate) sandbox: Option<EndpointId>,
     /// The name to lease addresses for.
     pub(crate) name: Name,
+    /// The addresses to have; none means any.
+    pub(crate) wanted: WantedAddresses,
     /// The host name.
     pub(crate) hostname: String,
+    /// The names beside the name by which members of the network find it.
+    pub(crate) aliases: Vec<String>,
     /// The ports that links to this endpoint open, in order and each once.
     pub(crate) exposed: Vec<Port>,
     /// The ports to publish.
@@ -288,56 +353,60 @@ pub(crate) struct AttachRequest {
     pub(crate) host_access: bool,
 }
 
-/// A subnet of one family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Subnet<Ip> {
-    /// The first address.
-    pub(crate) base: Ip,
-    /// The length of the prefix.
-    pub(crate) prefix: u8,
+/// The addresses that a caller asks for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct WantedAddresses {
+    /// The IPv4 address; none means any.
+    pub(crate) ipv4: Option<Ipv4Addr>,
+    /// The IPv6 address; none means the one that goes with the IPv4 address.
+    pub(crate) ipv6: Option<Ipv6Addr>,
 }
 
-impl<Ip: fmt::Display> fmt::Display for Subnet<Ip> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.base, self.prefix)
-    }
+/// What an endpoint is to have from now on.
+#[derive(Debug, Clone)]
+pub(crate) struct UpdateRequest {
+    /// The identity.
+    pub(crate) id: EndpointId,
+    /// All ports to publish.
+    pub(crate) mappings: Vec<PortMapping>,
+    /// All links of which it is the consumer.
+    pub(crate) links: Vec<Link>,
+    /// The ports that links to it open, in order and each once.
+    pub(crate) exposed: Vec<Port>,
+    /// The names beside the name.
+    pub(crate) aliases: Vec<String>,
 }
 
-/// The subnets of a network. One offset serves both families: container 5 of
-/// 172.17.0.0/16 is also number 5 of the IPv6 subnet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Subnets {
-    /// The IPv4 subnet.
-    pub(crate) ipv4: Subnet<Ipv4Addr>,
-    /// The IPv6 subnet.
-    pub(crate) ipv6: Subnet<Ipv6Addr>,
+/// A published port to give to another endpoint.
+#[derive(Debug, Clone)]
+pub(crate) struct MoveRequest {
+    /// The protocol.
+    pub(crate) protocol: Protocol,
+    /// The port on the host.
+    pub(crate) host_port: u16,
+    /// Who gets it.
+    pub(crate) to: EndpointId,
+    /// The port in its container.
+    pub(crate) container_port: u16,
 }
 
-impl Subnets {
-    /// The offset of the gateway.
-    pub(crate) const GATEWAY: u32 = 1;
-
-    /// The addresses at an offset.
-    pub(crate) fn at(&self, offset: u32) -> Addresses {
-        let ipv4 = Ipv4Addr::from_bits(self.ipv4.base.to_bits() + offset);
-        let ipv6 = Ipv6Addr::from_bits(self.ipv6.base.to_bits() + u128::from(offset));
-        Addresses { ipv4, ipv6 }
-    }
-
-    /// The addresses of the gateway.
-    pub(crate) fn gateway(&self) -> Addresses {
-        self.at(Self::GATEWAY)
-    }
-
-    /// The offsets that containers may have.
-    pub(crate) fn offsets(&self) -> RangeInclusive<u32> {
-        let size = 1_u32 << (32 - self.ipv4.prefix);
-        Self::GATEWAY + 1..=size - 2
-    }
-
-    /// The offset of an IPv4 address, if containers may have it.
-    pub(crate) fn offset_of(&self, ip: Ipv4Addr) -> Option<u32> {
-        let offset = ip.to_bits().checked_sub(self.ipv4.base.to_bits())?;
-        self.offsets().contains(&offset).then_some(offset)
-    }
+/// A network to make.
+#[derive(Debug, Clone)]
+pub(crate) struct NetworkRequest {
+    /// The name.
+    pub(crate) name: Name,
+    /// The IPv4 subnet; none means one that is free.
+    pub(crate) ipv4: Option<Subnet<Ipv4Addr>>,
+    /// The IPv6 subnet; none means one that is free.
+    pub(crate) ipv6: Option<Subnet<Ipv6Addr>>,
+    /// The gateway's IPv4 address; none means the first.
+    pub(crate) gateway: Option<Ipv4Addr>,
+    /// The part of the IPv4 subnet that addresses are chosen from; none means all.
+    pub(crate) range: Option<Subnet<Ipv4Addr>>,
+    /// What its members may do among each other.
+    pub(crate) policy: Policy,
+    /// Whether it has a way to the outside.
+    pub(crate) egress: Egress,
+    /// Labels.
+    pub(crate) labels: BTreeMap<String, String>,
 }

@@ -8,14 +8,22 @@
 //! The firewall pins a bridge port to its addresses before the device is there, and until
 //! it is gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::device;
+mod change;
+mod networks;
+mod rename;
+
+use super::device::{self, DefaultRoute};
 use super::error::{self, NetworkError};
-use super::model::{AttachRequest, Endpoint, EndpointId, InvalidValue, Name, Protocol, Subnets};
+use super::model::{
+    AttachRequest, Egress, Endpoint, EndpointId, InvalidValue, Name, Network, PortMapping,
+    Protocol, PublishedPort,
+};
 use super::port::{Reservation, Reserved, Reserver};
 use super::registry::Registry;
 use super::{ChangeKind, LeaseFate, Publisher, Request};
@@ -36,24 +44,31 @@ pub(crate) const BRIDGE_PORT_LIMIT: usize = 1023;
 /// What the owner needs to know that does not change.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// The name of the bridge.
-    pub(crate) bridge_name: String,
-    /// The subnets.
-    pub(crate) subnets: Subnets,
+    /// The default network.
+    pub(crate) default_network: Arc<Network>,
     /// Where random host ports come from.
     pub(crate) port_range: RangeInclusive<u16>,
+    /// How long a freed address rests.
+    pub(crate) quarantine: Duration,
+}
+
+/// What the owner has for each network.
+#[derive(Debug)]
+pub(crate) struct Bridge {
+    pub(super) index: u32,
+    pub(super) leases: Leases,
 }
 
 /// Everything that the owner owns.
 #[derive(Debug)]
 pub(crate) struct Owner {
     pub(super) settings: Settings,
-    pub(super) bridge_index: u32,
+    pub(super) bridges: BTreeMap<Name, Bridge>,
     pub(super) routing: NetlinkSocket,
     pub(super) tracking: NetlinkSocket,
     pub(super) firewall: Firewall,
     pub(super) netns: NetnsDirectory,
-    pub(super) leases: Leases,
+    pub(super) durable: Arc<Store>,
     pub(super) store: Store,
     pub(super) registry: Registry,
     pub(super) reservations: BTreeMap<EndpointId, Vec<Reservation>>,
@@ -71,13 +86,18 @@ impl Owner {
             Request::Rename(name, new_name, reply) => {
                 drop(reply.send(self.rename(&name, &new_name, publisher)));
             }
-            Request::Release(name, reply) => drop(reply.send(self.release(&name))),
+            Request::Release(name, network, reply) => {
+                drop(reply.send(self.release(&name, network.as_ref())));
+            }
+            Request::Update(request, reply) => drop(reply.send(self.update(*request, publisher))),
+            Request::Move(request, reply) => drop(reply.send(self.move_port(&request, publisher))),
+            Request::CreateNetwork(request, reply) => {
+                drop(reply.send(self.create_network(*request, publisher)));
+            }
+            Request::DeleteNetwork(name, reply) => {
+                drop(reply.send(self.delete_network(&name, publisher)));
+            }
         }
-    }
-
-    /// The subnets of the network.
-    pub(crate) fn subnets(&self) -> Subnets {
-        self.settings.subnets
     }
 
     /// What is attached.
@@ -93,51 +113,65 @@ impl Owner {
         if let Some(existing) = self.registry.find(&request.id) {
             return Ok(Arc::clone(existing));
         }
-        self.admit(&request)?;
-        let (addresses, novelty) = self.leases.grant(&request.name)?;
+        let network = self.admit(&request)?;
+        let (addresses, novelty) = self
+            .leases_mut(&network.name)?
+            .grant(&request.name, request.wanted)?;
         let name = request.name.clone();
-        let attached = self.reserve(&request).and_then(|reserved| {
-            let Reserved { reservations, kept } = reserved;
-            self.leases.keep(&name, novelty, kept)?;
-            let published = reservations.iter().map(|held| held.published).collect();
-            let AttachRequest {
-                id,
-                name,
-                hostname,
-                exposed,
-                mappings: _,
-                links,
-                host_access,
-            } = request;
-            let endpoint = Endpoint {
-                id,
-                name,
-                hostname,
-                addresses,
-                exposed,
-                published,
-                links,
-                host: host_access.then(|| self.settings.subnets.gateway()),
-            };
-            self.realize(endpoint, reservations, publisher)
-        });
+        let attached = self
+            .reserve(&network.name, &request.name, &request.mappings, &[])
+            .and_then(|reserved| {
+                let Reserved { reservations, kept } = reserved;
+                self.leases_mut(&network.name)?.keep(&name, novelty, kept)?;
+                let published = reservations.iter().map(|held| held.published).collect();
+                let AttachRequest {
+                    id,
+                    network: _,
+                    sandbox,
+                    name,
+                    wanted: _,
+                    hostname,
+                    aliases,
+                    exposed,
+                    mappings: _,
+                    links,
+                    host_access,
+                } = request;
+                let sandbox = sandbox.unwrap_or_else(|| id.clone());
+                let endpoint = Endpoint {
+                    ifname: self.free_ifname(&sandbox),
+                    id,
+                    network: network.name.clone(),
+                    sandbox,
+                    name,
+                    hostname,
+                    aliases,
+                    addresses,
+                    exposed,
+                    published,
+                    links,
+                    host: host_access.then(|| network.subnets.gateway()),
+                };
+                self.realize(endpoint, reservations, publisher)
+            });
         if attached.is_err() {
-            self.return_lease(&name, novelty);
+            self.return_lease(&network.name, &name, novelty);
         }
         attached
     }
 
-    /// What must hold before anything is done.
-    fn admit(&self, request: &AttachRequest) -> Result<(), NetworkError> {
-        if let Some(holder) = self.registry.find_name(&request.name) {
+    /// What must hold before anything is done; returns the network.
+    fn admit(&self, request: &AttachRequest) -> Result<Arc<Network>, NetworkError> {
+        let network = self.network(&request.network)?;
+        if let Some(holder) = self.registry.find_name(&request.name, &network.name) {
             return Err(NetworkError::NameAttached {
                 name: request.name.clone(),
                 holder: holder.id.clone(),
             });
         }
-        if self.registry.len() >= BRIDGE_PORT_LIMIT {
+        if self.registry.count_on(&network.name) >= BRIDGE_PORT_LIMIT {
             return Err(NetworkError::BridgeFull {
-                bridge: self.settings.bridge_name.clone(),
+                bridge: network.bridge_name.clone(),
                 limit: BRIDGE_PORT_LIMIT,
             });
         }
@@ -148,17 +182,91 @@ impl Owner {
                 other.short()
             ))));
         }
-        Ok(())
+        if let Some(sandbox) = &request.sandbox {
+            let Some(member) = self.registry.in_sandbox(sandbox).next() else {
+                return Err(NetworkError::EndpointNotFound {
+                    endpoint: sandbox.short().to_owned(),
+                });
+            };
+            if self
+                .registry
+                .in_sandbox(sandbox)
+                .any(|member| member.network == network.name)
+            {
+                return Err(NetworkError::NameAttached {
+                    name: request.name.clone(),
+                    holder: member.id.clone(),
+                });
+            }
+        }
+        Ok(network)
     }
 
-    fn reserve(&self, request: &AttachRequest) -> Result<Reserved, NetworkError> {
+    /// The network of a name.
+    pub(super) fn network(&self, name: &Name) -> Result<Arc<Network>, NetworkError> {
+        self.registry
+            .find_network(name)
+            .cloned()
+            .ok_or_else(|| NetworkError::NetworkNotFound {
+                network: name.to_string(),
+            })
+    }
+
+    pub(super) fn bridge(&self, network: &Name) -> Result<&Bridge, NetworkError> {
+        self.bridges
+            .get(network)
+            .ok_or_else(|| NetworkError::NetworkNotFound {
+                network: network.to_string(),
+            })
+    }
+
+    pub(super) fn leases_mut(&mut self, network: &Name) -> Result<&mut Leases, NetworkError> {
+        match self.bridges.get_mut(network) {
+            Some(bridge) => Ok(&mut bridge.leases),
+            None => Err(NetworkError::NetworkNotFound {
+                network: network.to_string(),
+            }),
+        }
+    }
+
+    /// The first device name that no other endpoint of a namespace has.
+    fn free_ifname(&self, sandbox: &EndpointId) -> String {
+        let taken: HashSet<_> = self
+            .registry
+            .in_sandbox(sandbox)
+            .map(|member| member.ifname.clone())
+            .collect();
+        (0..)
+            .map(|number| format!("eth{number}"))
+            .find(|ifname| !taken.contains(ifname))
+            .expect("there are more numbers than devices")
+    }
+
+    /// Reserves what the mappings ask for, beside what the same endpoint holds already.
+    fn reserve(
+        &self,
+        network: &Name,
+        name: &Name,
+        mappings: &[PortMapping],
+        held: &[PublishedPort],
+    ) -> Result<Reserved, NetworkError> {
+        let claimed = self
+            .bridges
+            .iter()
+            .flat_map(|(other, bridge)| {
+                let own = (other == network).then_some(name);
+                bridge.leases.ports_of_others(own)
+            })
+            .collect();
         Reserver {
             range: &self.settings.port_range,
-            leases: &self.leases,
-            name: &request.name,
+            kept: self.bridge(network)?.leases.ports_of(name),
+            claimed,
+            name,
+            held,
             holder_of: &|ip, port, protocol| self.holder_of(ip, port, protocol),
         }
-        .reserve(&request.mappings)
+        .reserve(mappings)
     }
 
     fn holder_of(&self, ip: IpAddr, port: u16, protocol: Protocol) -> Option<Name> {
@@ -197,21 +305,48 @@ impl Owner {
     }
 
     fn make(&mut self, endpoint: &Endpoint) -> Result<(), NetworkError> {
-        let netns = self.netns.create(&endpoint.id)?;
+        let network = self.network(&endpoint.network)?;
+        let netns = if endpoint.sandbox == endpoint.id {
+            self.netns.create(&endpoint.id)?
+        } else {
+            self.netns.enter(&endpoint.sandbox)?
+        };
         let added = self.registry.elements_of(endpoint);
         self.firewall.apply(&Difference {
             removed: Elements::new(),
             added,
         })?;
-        self.forget_stale_flows(endpoint)?;
+        self.forget_stale_flows(&endpoint.published)?;
+        let default_route = self.default_route_of(endpoint, &network);
         device::create(
             &mut self.routing,
             netns,
-            self.bridge_index,
+            self.bridges
+                .get(&endpoint.network)
+                .map_or(0, |bridge| bridge.index),
             endpoint,
-            &self.settings.subnets,
+            &network.subnets,
+            default_route,
         )?;
         self.record(endpoint, Phase::Attached)
+    }
+
+    /// The first device that leads outside has the default route.
+    pub(super) fn default_route_of(&self, endpoint: &Endpoint, network: &Network) -> DefaultRoute {
+        let leads_outside = |other: &Endpoint| {
+            self.registry
+                .find_network(&other.network)
+                .is_some_and(|network| network.egress == Egress::Open)
+        };
+        let has_one = self
+            .registry
+            .in_sandbox(&endpoint.sandbox)
+            .any(|other| other.id != endpoint.id && leads_outside(other));
+        if network.egress == Egress::Open && !has_one {
+            DefaultRoute::Here
+        } else {
+            DefaultRoute::Elsewhere
+        }
     }
 
     /// Removes everything of an endpoint that is in the kernel, and its row if nothing is
@@ -222,6 +357,14 @@ impl Owner {
             .elements_of(endpoint)
             .into_iter()
             .partition::<Elements, _>(|((set, _), _)| set.family() == Family::Bridge);
+        let bridge_index = self
+            .bridges
+            .get(&endpoint.network)
+            .map_or(0, |bridge| bridge.index);
+        let has_company = self
+            .registry
+            .in_sandbox(&endpoint.sandbox)
+            .any(|other| other.id != endpoint.id);
         let steps = [
             self.close(&openings),
             self.flush(|entry| {
@@ -229,11 +372,17 @@ impl Owner {
                     || entry.mentions(endpoint.addresses.ipv6.into())
             })
             .map_err(error::device("flush connection tracking")),
-            device::forget(&mut self.routing, self.bridge_index, endpoint),
+            device::forget(&mut self.routing, bridge_index, endpoint),
             device::remove(&mut self.routing, &endpoint.id),
             // A port that is there is pinned: without its pins it could speak as another.
             self.close(&pins),
-            self.netns.remove(&endpoint.id).map_err(NetworkError::from),
+            if has_company {
+                Ok(())
+            } else {
+                self.netns
+                    .remove(&endpoint.sandbox)
+                    .map_err(NetworkError::from)
+            },
         ];
         let mut errors: Vec<_> = steps.into_iter().filter_map(Result::err).collect();
         if errors.is_empty() {
@@ -280,67 +429,47 @@ impl Owner {
         }
         self.reservations.remove(id);
         self.registry.remove(id);
-        self.leases.detach(&endpoint.name);
-        tracing::info!(endpoint_id = %id, name = %endpoint.name, "endpoint detached");
+        let leases = self.leases_mut(&endpoint.network)?;
+        leases.detach(&endpoint.name);
+        let released = match lease {
+            LeaseFate::Released => leases.release(&endpoint.name),
+            LeaseFate::Kept => Ok(()),
+        };
+        tracing::info!(endpoint_id = %id, name = %endpoint.name, network = %endpoint.network, "endpoint detached");
         publisher.publish(&self.registry, ChangeKind::Detached(id.clone()));
-        if lease == LeaseFate::Released {
-            self.leases.release(&endpoint.name)?;
-        }
-        Ok(())
+        self.lead_default(&endpoint.sandbox);
+        Ok(released?)
     }
 
-    fn rename(
-        &mut self,
-        name: &Name,
-        new_name: &Name,
-        publisher: &Publisher,
-    ) -> Result<(), NetworkError> {
-        if name == new_name {
-            return Ok(());
+    /// Gives the default route to the first device that is left and leads outside.
+    fn lead_default(&self, sandbox: &EndpointId) {
+        let mut left: Vec<_> = self.registry.in_sandbox(sandbox).collect();
+        left.sort_by(|one, other| one.ifname.cmp(&other.ifname));
+        let next = left.into_iter().find_map(|endpoint| {
+            let network = self.registry.find_network(&endpoint.network)?;
+            (network.egress == Egress::Open).then_some((endpoint, network))
+        });
+        let Some((endpoint, network)) = next else {
+            return;
+        };
+        let led = self
+            .netns
+            .enter(sandbox)
+            .map_err(NetworkError::from)
+            .and_then(|netns| device::lead_default(netns, endpoint, &network.subnets));
+        if let Err(error) = led {
+            tracing::warn!(endpoint_id = %endpoint.id, error = %chain(&error), "default route not moved, ignoring");
         }
-        if let Some(holder) = self.registry.find_name(new_name) {
-            return Err(NetworkError::NameAttached {
-                name: new_name.clone(),
-                holder: holder.id.clone(),
-            });
-        }
-        if self.leases.has(name) && self.leases.has(new_name) {
-            return Err(NetworkError::NameLeased {
-                name: new_name.clone(),
-            });
-        }
-        let renamed = renamed_endpoints(&self.registry, name, new_name);
-        let mut registry = self.registry.clone();
-        for endpoint in &renamed {
-            registry.insert(endpoint);
-        }
-        let difference = Difference::between(&self.registry.elements(), &registry.elements());
-        let rows: Vec<_> = renamed
-            .iter()
-            .map(|endpoint| row(endpoint, Phase::Attached))
-            .collect();
-        self.leases.rename(name, new_name)?;
-        self.store.commit(&rows)?;
-        self.firewall.apply(&difference)?;
-        self.registry = registry;
-        for endpoint in renamed {
-            publisher.publish(&self.registry, ChangeKind::Attached(endpoint));
-        }
-        Ok(())
     }
 
-    fn release(&mut self, name: &Name) -> Result<(), NetworkError> {
-        if self.registry.find_name(name).is_some() {
-            return Err(NetworkError::EndpointAttached { name: name.clone() });
-        }
-        Ok(self.leases.release(name)?)
-    }
-
-    fn return_lease(&mut self, name: &Name, novelty: Novelty) {
+    fn return_lease(&mut self, network: &Name, name: &Name, novelty: Novelty) {
+        let Some(bridge) = self.bridges.get_mut(network) else {
+            return;
+        };
         match novelty {
-            Novelty::Known => self.leases.detach(name),
+            Novelty::Known => bridge.leases.detach(name),
             Novelty::New => {
-                if let Err(error) = self.leases.revoke(name) {
+                if let Err(error) = bridge.leases.revoke(name) {
                     tracing::warn!(name = %name, error = %chain(&error), "lease of a failed attempt stays, ignoring");
                 }
             }
@@ -353,9 +482,8 @@ impl Owner {
 
     /// A client that sent datagrams to a port before it was published has an entry that
     /// would lead them past the new rule for as long as it goes on sending.
-    fn forget_stale_flows(&mut self, endpoint: &Endpoint) -> Result<(), NetworkError> {
-        let ports: Vec<_> = endpoint
-            .published
+    fn forget_stale_flows(&mut self, published: &[PublishedPort]) -> Result<(), NetworkError> {
+        let ports: Vec<_> = published
             .iter()
             .filter(|published| published.port.protocol == Protocol::Udp)
             .map(|published| published.host_port)
@@ -394,29 +522,4 @@ fn row(endpoint: &Endpoint, phase: Phase) -> Change {
         endpoint.id.as_str(),
         &EndpointRecord::of(endpoint, phase),
     )
-}
-
-/// The endpoints that change when a name does: the one that has it, and the consumers
-/// that name it as their source.
-fn renamed_endpoints(registry: &Registry, name: &Name, new_name: &Name) -> Vec<Arc<Endpoint>> {
-    let mut renamed: BTreeMap<EndpointId, Endpoint> = registry
-        .consumers_of(name)
-        .map(|consumer| (consumer.id.clone(), Endpoint::clone(consumer)))
-        .collect();
-    for consumer in renamed.values_mut() {
-        for link in consumer
-            .links
-            .iter_mut()
-            .filter(|link| link.source_name == *name)
-        {
-            link.source_name = new_name.clone();
-        }
-    }
-    if let Some(holder) = registry.find_name(name) {
-        let holder = renamed
-            .entry(holder.id.clone())
-            .or_insert_with(|| Endpoint::clone(holder));
-        holder.name = new_name.clone();
-    }
-    renamed.into_values().map(Arc::new).collect()
 }

@@ -4,6 +4,7 @@
 //! published port and hear nothing. TCP sockets do not listen, so a packet that is not
 //! translated is answered with a reset; UDP sockets have the smallest buffer there is.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -14,7 +15,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, socket_
 use super::error::{NetworkError, PortConflict};
 use super::holder::{self, Holder};
 use super::model::{HostPort, InvalidValue, Name, PortMapping, Protocol, PublishedPort};
-use crate::ipam::{KeptPort, Leases};
+use crate::ipam::KeptPort;
 
 const NEXT_FREE_ATTEMPTS: usize = 1000;
 
@@ -41,10 +42,14 @@ pub(crate) struct Reserved {
 pub(crate) struct Reserver<'a> {
     /// Where chosen ports come from.
     pub(crate) range: &'a RangeInclusive<u16>,
-    /// What was chosen for whom.
-    pub(crate) leases: &'a Leases,
+    /// What was chosen for the name before.
+    pub(crate) kept: &'a [KeptPort],
+    /// What was chosen for others.
+    pub(crate) claimed: HashSet<u16>,
     /// The name that asks.
     pub(crate) name: &'a Name,
+    /// What the name holds already.
+    pub(crate) held: &'a [PublishedPort],
     /// Who of ours holds a port.
     pub(crate) holder_of: &'a dyn Fn(IpAddr, u16, Protocol) -> Option<Name>,
 }
@@ -59,13 +64,14 @@ impl Reserver<'_> {
             HostPort::Any => usize::MAX,
         });
         let mut slots: Vec<Vec<Reservation>> = mappings.iter().map(|_| Vec::new()).collect();
-        let mut kept = self.leases.ports_of(self.name).to_vec();
+        let mut kept = self.kept.to_vec();
         for index in order {
             let mapping = &mappings[index];
             let taken: Vec<_> = slots
                 .iter()
                 .flatten()
                 .map(|taken| taken.published)
+                .chain(self.held.iter().copied())
                 .collect();
             slots[index] = match &mapping.host_port {
                 HostPort::OneOf(range) => self.one_of(mapping, range, &taken)?,
@@ -115,12 +121,8 @@ impl Reserver<'_> {
         mapping: &PortMapping,
         taken: &[PublishedPort],
     ) -> Result<Vec<Reservation>, NetworkError> {
-        let had = self
-            .leases
-            .ports_of(self.name)
-            .iter()
-            .find(|kept| is_for(kept, mapping));
-        let claimed = self.leases.ports_of_others(self.name);
+        let had = self.kept.iter().find(|kept| is_for(kept, mapping));
+        let claimed = &self.claimed;
         let candidates = had
             .map(|kept| kept.host_port)
             .into_iter()

@@ -7,15 +7,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::error::{NetworkError, StartError, device as device_error};
-use super::model::{Endpoint, Subnets};
-use super::owner::{Owner, Settings, chain};
-use super::{bridge, device, port, registry::Registry};
+use super::model::{Egress, Endpoint, Network, Policy, WantedAddresses};
+use super::owner::{Bridge, Owner, Settings, chain};
+use super::subnet::Subnets;
+use super::{DEFAULT_NETWORK, bridge, choose, device, port, registry::Registry};
 use crate::config::Config;
 use crate::firewall::{Firewall, Layout};
 use crate::ipam::Leases;
 use crate::netlink::NetlinkSocket;
 use crate::netns::NetnsDirectory;
-use crate::store::record::{CHOICES, ENDPOINTS, EndpointRecord, Phase, SubnetRecord, VERSION};
+use crate::store::record::{
+    CHOICES, ENDPOINTS, EndpointRecord, NETWORKS, NetworkRecord, Phase, SubnetRecord, VERSION,
+};
 use crate::store::{Change, Store, StoreError};
 
 const SUBNET_KEY: &str = "subnet";
@@ -23,21 +26,28 @@ const SUBNET_KEY: &str = "subnet";
 impl Owner {
     /// Takes over what is there and makes what is missing.
     pub(crate) fn start(config: &Config) -> Result<Self, StartError> {
-        let durable = Store::open(&config.lease_file()).map_err(NetworkError::from)?;
+        let durable = Arc::new(Store::open(&config.lease_file()).map_err(NetworkError::from)?);
         let store = Store::open(&config.endpoint_file()).map_err(NetworkError::from)?;
         let mut routing = open(libc::NETLINK_ROUTE)?;
-        let subnets = choose_subnets(config, &durable, &mut routing)?;
-        let leases =
-            Leases::open(durable, subnets, config.quarantine).map_err(NetworkError::from)?;
+        let users = read_networks(&durable)?;
+        let subnets = choose_subnets(config, &durable, &users, &mut routing)?;
+        let default_network = Arc::new(default_network(config, subnets));
         let netns = NetnsDirectory::open(config.netns_directory()).map_err(NetworkError::from)?;
-        let bridge_index = bridge::ensure(&mut routing, &config.bridge_name, &subnets)?;
 
-        let rows = read_rows(&store)?;
         let mut registry = Registry::default();
+        let mut bridges = BTreeMap::new();
+        for network in std::iter::once(&default_network).chain(&users) {
+            let index = bridge::ensure(&mut routing, &network.bridge_name, &network.subnets)?;
+            let leases = Leases::open(Arc::clone(&durable), network, config.quarantine)
+                .map_err(NetworkError::from)?;
+            bridges.insert(network.name.clone(), Bridge { index, leases });
+            registry.insert_network(network);
+        }
         let mut unfinished = Vec::new();
-        for (endpoint, phase) in rows {
+        for (endpoint, phase) in read_rows(&store)? {
             let is_whole = phase == Phase::Attached
-                && netns.has(&endpoint.id)
+                && bridges.contains_key(&endpoint.network)
+                && netns.has(&endpoint.sandbox)
                 && device::exists(&mut routing, &endpoint.id)?;
             if is_whole {
                 registry.insert(&Arc::new(endpoint));
@@ -46,24 +56,23 @@ impl Owner {
             }
         }
         let layout = Layout {
-            bridge_name: config.bridge_name.clone(),
-            subnets,
             host_access: config.host_access,
+            connection_limit: config.connection_limit,
         };
         let firewall =
             Firewall::adopt(&layout, &registry.elements()).map_err(NetworkError::from)?;
         let mut owner = Self {
             settings: Settings {
-                bridge_name: config.bridge_name.clone(),
-                subnets,
+                default_network,
                 port_range: config.port_range.clone(),
+                quarantine: config.quarantine,
             },
-            bridge_index,
+            bridges,
             routing,
             tracking: open(libc::NETLINK_NETFILTER)?,
             firewall,
             netns,
-            leases,
+            durable,
             store,
             registry,
             reservations: BTreeMap::new(),
@@ -86,13 +95,17 @@ impl Owner {
     fn adopt_endpoints(&mut self) -> Result<(), NetworkError> {
         let endpoints: Vec<_> = self.registry.by_name().cloned().collect();
         for endpoint in endpoints {
-            let (leased, novelty) = self.leases.grant(&endpoint.name)?;
+            let Bridge { index, leases } = self
+                .bridges
+                .get_mut(&endpoint.network)
+                .expect("an endpoint without its network is not whole");
+            let (leased, novelty) = leases.grant(&endpoint.name, WantedAddresses::default())?;
             if leased != endpoint.addresses {
                 tracing::warn!(name = %endpoint.name, address = %endpoint.addresses.ipv4, leased = %leased.ipv4, "endpoint has another address than its lease, ignoring");
             }
-            let kept = self.leases.ports_of(&endpoint.name).to_vec();
-            self.leases.keep(&endpoint.name, novelty, kept)?;
-            device::connect(&mut self.routing, self.bridge_index, &endpoint)?;
+            let kept = leases.ports_of(&endpoint.name).to_vec();
+            leases.keep(&endpoint.name, novelty, kept)?;
+            device::connect(&mut self.routing, *index, &endpoint)?;
             let held = endpoint
                 .published
                 .iter()
@@ -111,7 +124,16 @@ impl Owner {
         let registry = &self.registry;
         let is_claimed = |id: &str| id.parse().is_ok_and(|id| registry.find(&id).is_some());
         device::remove_orphans(&mut self.routing, is_claimed)?;
-        Ok(self.netns.remove_orphans(is_claimed)?)
+        bridge::remove_orphans(&mut self.routing, |name| {
+            registry
+                .networks()
+                .any(|network| network.bridge_name == name)
+        })?;
+        let is_lived_in = |id: &str| {
+            id.parse()
+                .is_ok_and(|id| registry.in_sandbox(&id).next().is_some())
+        };
+        Ok(self.netns.remove_orphans(is_lived_in)?)
     }
 }
 
@@ -119,10 +141,26 @@ fn open(protocol: i32) -> Result<NetlinkSocket, NetworkError> {
     NetlinkSocket::open(protocol).map_err(device_error("open a netlink socket"))
 }
 
-/// The subnet that is given, or the one that was chosen before, or one that is free.
+fn default_network(config: &Config, subnets: Subnets) -> Network {
+    Network {
+        name: DEFAULT_NETWORK
+            .parse()
+            .expect("the name of the default network is a name"),
+        bridge_name: config.bridge_name.clone(),
+        subnets,
+        range: None,
+        policy: Policy::Isolated,
+        egress: Egress::Open,
+        labels: BTreeMap::new(),
+        created_seconds: None,
+    }
+}
+
+/// The subnets that are given, or those that were chosen before, or such as are free.
 fn choose_subnets(
     config: &Config,
     durable: &Store,
+    users: &[Arc<Network>],
     routing: &mut NetlinkSocket,
 ) -> Result<Subnets, StartError> {
     let stored = durable
@@ -138,7 +176,20 @@ fn choose_subnets(
             },
         )| super::Subnet { base, prefix },
     );
-    let ipv4 = bridge::choose_subnet(routing, &config.bridge_name, config.subnet, preferred)?;
+    let occupied = choose::occupied(routing, |ifname| {
+        ifname == config.bridge_name || users.iter().any(|user| user.bridge_name == ifname)
+    })?;
+    let occupied4: Vec<_> = occupied
+        .iter()
+        .cloned()
+        .chain(users.iter().map(|user| choose::Occupied {
+            base: user.subnets.ipv4.base.into(),
+            prefix: user.subnets.ipv4.prefix,
+            holder: choose::Holder::Network(user.name.clone()),
+        }))
+        .collect();
+    let candidates = preferred.into_iter().chain(choose::default_candidates());
+    let ipv4 = choose::choose(config.subnet, candidates, &occupied4)?;
     if config.subnet.is_none() && preferred != Some(ipv4) {
         let record = SubnetRecord {
             version: VERSION,
@@ -150,8 +201,16 @@ fn choose_subnets(
     }
     Ok(Subnets {
         ipv4,
-        ipv6: config.subnet6,
+        ipv6: choose::choose(Some(config.subnet6), std::iter::empty(), &occupied)?,
+        gateway: Subnets::GATEWAY,
     })
+}
+
+fn read_networks(durable: &Store) -> Result<Vec<Arc<Network>>, NetworkError> {
+    let rows: Vec<(String, NetworkRecord)> = durable.load(NETWORKS)?;
+    rows.into_iter()
+        .map(|(name, record)| Ok(Arc::new(record.network(&name)?)))
+        .collect()
 }
 
 fn read_rows(store: &Store) -> Result<Vec<(Endpoint, Phase)>, NetworkError> {

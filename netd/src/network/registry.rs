@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::model::{Endpoint, EndpointId, Link, Name, Port};
-use crate::firewall::{Elements, OpenLink, endpoint, link, port};
+use super::model::{Endpoint, EndpointId, Link, Name, Network};
+use crate::firewall::{Elements, OpenLink, endpoint, link, network, port};
 
 /// A link as declared, and what of it is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,15 +14,21 @@ pub(crate) struct LinkStatus {
     pub(crate) consumer_name: Name,
     /// The link.
     pub(crate) link: Link,
-    /// The open ports; none if the source is not attached.
-    pub(crate) open_ports: Option<Vec<Port>>,
+    /// The network of both ends, which may be the wrong one while the link is not open.
+    pub(crate) network: Name,
+    /// What is open; none if the source is not attached.
+    pub(crate) open: Option<OpenLink>,
 }
 
-/// The attached endpoints.
+/// The networks and the attached endpoints.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Registry {
+    networks: BTreeMap<Name, Arc<Network>>,
     endpoints: BTreeMap<EndpointId, Arc<Endpoint>>,
-    names: BTreeMap<Name, EndpointId>,
+    /// By name and network.
+    names: BTreeMap<(Name, Name), EndpointId>,
+    /// How many endpoints each network has.
+    counts: BTreeMap<Name, usize>,
     generation: u64,
 }
 
@@ -32,25 +38,50 @@ impl Registry {
         self.generation
     }
 
+    /// Adds or replaces a network.
+    pub(crate) fn insert_network(&mut self, network: &Arc<Network>) {
+        self.generation += 1;
+        self.networks
+            .insert(network.name.clone(), Arc::clone(network));
+    }
+
+    /// Removes a network that no endpoint is on.
+    pub(crate) fn remove_network(&mut self, name: &Name) {
+        self.generation += 1;
+        self.networks.remove(name);
+    }
+
+    /// The network of a name.
+    pub(crate) fn find_network(&self, name: &Name) -> Option<&Arc<Network>> {
+        self.networks.get(name)
+    }
+
+    /// The networks, by name.
+    pub(crate) fn networks(&self) -> impl Iterator<Item = &Arc<Network>> {
+        self.networks.values()
+    }
+
     /// Adds or replaces an endpoint.
     pub(crate) fn insert(&mut self, endpoint: &Arc<Endpoint>) {
         self.generation += 1;
-        self.names
-            .insert(endpoint.name.clone(), endpoint.id.clone());
-        if let Some(old) = self
+        let old = self
             .endpoints
-            .insert(endpoint.id.clone(), Arc::clone(endpoint))
-            && old.name != endpoint.name
-        {
-            self.names.remove(&old.name);
+            .insert(endpoint.id.clone(), Arc::clone(endpoint));
+        match old {
+            Some(old) => drop(self.names.remove(&key(&old))),
+            None => *self.counts.entry(endpoint.network.clone()).or_default() += 1,
         }
+        self.names.insert(key(endpoint), endpoint.id.clone());
     }
 
     /// Removes an endpoint.
     pub(crate) fn remove(&mut self, id: &EndpointId) {
         self.generation += 1;
         if let Some(endpoint) = self.endpoints.remove(id) {
-            self.names.remove(&endpoint.name);
+            self.names.remove(&key(&endpoint));
+            if let Some(count) = self.counts.get_mut(&endpoint.network) {
+                *count -= 1;
+            }
         }
     }
 
@@ -59,9 +90,24 @@ impl Registry {
         self.endpoints.get(id)
     }
 
-    /// The endpoint that is attached by a name.
-    pub(crate) fn find_name(&self, name: &Name) -> Option<&Arc<Endpoint>> {
-        self.endpoints.get(self.names.get(name)?)
+    /// The endpoint that is attached by a name on a network.
+    pub(crate) fn find_name(&self, name: &Name, network: &Name) -> Option<&Arc<Endpoint>> {
+        self.endpoints
+            .get(self.names.get(&(name.clone(), network.clone()))?)
+    }
+
+    /// The endpoints that are attached by a name, one for each network.
+    pub(crate) fn all_of_name(&self, name: &Name) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.networks
+            .keys()
+            .filter_map(move |network| self.find_name(name, network))
+    }
+
+    /// The endpoints in one network namespace.
+    pub(crate) fn in_sandbox(&self, sandbox: &EndpointId) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.endpoints
+            .values()
+            .filter(move |endpoint| endpoint.sandbox == *sandbox)
     }
 
     /// The id whose device has the name that the device of this one would have.
@@ -70,9 +116,20 @@ impl Registry {
         self.endpoints.keys().find(|other| other.ifname() == ifname)
     }
 
-    /// How many there are.
+    /// How many endpoints there are.
     pub(crate) fn len(&self) -> usize {
         self.endpoints.len()
+    }
+
+    /// How many endpoints are on a network.
+    pub(crate) fn count_on(&self, network: &Name) -> usize {
+        self.counts.get(network).copied().unwrap_or(0)
+    }
+
+    /// The endpoints on a network, by name.
+    pub(crate) fn members_of(&self, network: &Name) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.by_name()
+            .filter(move |endpoint| endpoint.network == *network)
     }
 
     /// The endpoints, by name.
@@ -89,7 +146,8 @@ impl Registry {
             statuses.extend(links.into_iter().map(|link| LinkStatus {
                 consumer_name: consumer.name.clone(),
                 link: link.clone(),
-                open_ports: self.open(consumer, link).map(|open| open.ports),
+                network: consumer.network.clone(),
+                open: self.open(consumer, link),
             }));
         }
         statuses
@@ -97,7 +155,11 @@ impl Registry {
 
     /// All elements of the firewall.
     pub(crate) fn elements(&self) -> Elements {
-        let mut elements = Elements::new();
+        let mut elements: Elements = self
+            .networks
+            .values()
+            .flat_map(|found| network::elements(found))
+            .collect();
         for endpoint in self.endpoints.values() {
             elements.append(&mut own_elements(endpoint));
             elements.append(&mut self.link_elements(endpoint));
@@ -110,7 +172,10 @@ impl Registry {
     pub(crate) fn elements_of(&self, endpoint: &Endpoint) -> Elements {
         let mut elements = own_elements(endpoint);
         elements.append(&mut self.link_elements(endpoint));
-        for consumer in self.consumers_of(&endpoint.name) {
+        let neighbours = self
+            .consumers_of(&endpoint.name)
+            .filter(|consumer| consumer.network == endpoint.network);
+        for consumer in neighbours {
             for link in consumer
                 .links
                 .iter()
@@ -139,9 +204,13 @@ impl Registry {
     }
 
     fn open(&self, consumer: &Endpoint, link: &Link) -> Option<OpenLink> {
-        let source = self.find_name(&link.source_name)?;
+        let source = self.find_name(&link.source_name, &consumer.network)?;
         Some(open_link(consumer, source, link))
     }
+}
+
+fn key(endpoint: &Endpoint) -> (Name, Name) {
+    (endpoint.name.clone(), endpoint.network.clone())
 }
 
 fn open_link(consumer: &Endpoint, source: &Endpoint, link: &Link) -> OpenLink {
@@ -159,9 +228,10 @@ fn open_link(consumer: &Endpoint, source: &Endpoint, link: &Link) -> OpenLink {
 
 fn own_elements(endpoint: &Endpoint) -> Elements {
     let mut elements = endpoint::elements(&endpoint.id.ifname(), &endpoint.addresses);
-    for published in &endpoint.published {
-        elements.append(&mut port::elements(published, &endpoint.addresses));
-    }
+    elements.append(&mut port::elements(
+        &endpoint.published,
+        &endpoint.addresses,
+    ));
     if let Some(host) = endpoint.host {
         // A link without ports: the pair is known, and the rules for the host ask no more.
         elements.append(&mut link::elements(&OpenLink {

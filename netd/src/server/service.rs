@@ -1,7 +1,5 @@
 //! The service itself: decode, ask, encode.
 
-use std::time::Duration;
-
 use linkspan_proto::net_v1 as wire;
 use linkspan_proto::net_v1::network_service_server::NetworkService;
 use tokio_util::sync::CancellationToken;
@@ -10,24 +8,19 @@ use tonic::{Request, Response, Status};
 use super::watch::{self, WatchStream};
 use super::{convert, status};
 use crate::config::Config;
-use crate::network::{DEFAULT_NETWORK, Handle, LeaseFate, Subnets};
+use crate::firewall::counter::Counter;
+use crate::network::{Endpoint, Handle, LeaseFate, NetworkError, traffic};
 
-/// What is constant about the network.
+/// What is constant about the networks.
 #[derive(Debug, Clone)]
 pub(crate) struct NetworkInfo {
-    pub(super) bridge_name: String,
-    pub(super) subnets: Subnets,
-    pub(super) quarantine: Duration,
     pub(super) config: Config,
 }
 
 impl NetworkInfo {
-    /// What clients are told of a network with these subnets.
-    pub(crate) fn of(config: &Config, subnets: Subnets) -> Self {
+    /// What clients are told beside the registry.
+    pub(crate) fn of(config: &Config) -> Self {
         Self {
-            bridge_name: config.bridge_name.clone(),
-            subnets,
-            quarantine: config.quarantine,
             config: config.clone(),
         }
     }
@@ -52,6 +45,23 @@ impl NetworkEdge {
     }
 }
 
+impl NetworkEdge {
+    fn written(&self, endpoint: &Endpoint) -> wire::Endpoint {
+        convert::endpoint(endpoint, &self.handle.registry(), &self.info)
+    }
+
+    /// Asks the kernel for what it counted, on a thread that may wait.
+    async fn counted<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> Result<T, NetworkError> + Send + 'static,
+    ) -> Result<T, Status> {
+        tokio::task::spawn_blocking(read)
+            .await
+            .map_err(|_panic| status::of(NetworkError::ShuttingDown))?
+            .map_err(status::of)
+    }
+}
+
 #[tonic::async_trait]
 impl NetworkService for NetworkEdge {
     async fn attach_endpoint(
@@ -60,7 +70,7 @@ impl NetworkService for NetworkEdge {
     ) -> Result<Response<wire::AttachEndpointResponse>, Status> {
         let request = convert::attach_request(request.into_inner()).map_err(status::of)?;
         let endpoint = self.handle.attach(request).await.map_err(status::of)?;
-        let endpoint = Some(convert::endpoint(&endpoint, &self.info));
+        let endpoint = Some(self.written(&endpoint));
         Ok(Response::new(wire::AttachEndpointResponse { endpoint }))
     }
 
@@ -100,8 +110,16 @@ impl NetworkService for NetworkEdge {
         &self,
         request: Request<wire::ReleaseNameRequest>,
     ) -> Result<Response<wire::ReleaseNameResponse>, Status> {
-        let name = convert::parse(&request.into_inner().name).map_err(status::of)?;
-        self.handle.release(name).await.map_err(status::of)?;
+        let wire::ReleaseNameRequest { name, network } = request.into_inner();
+        let name = convert::parse(&name).map_err(status::of)?;
+        let network = match network.as_str() {
+            "" => None,
+            text => Some(convert::network_name(text).map_err(status::of)?),
+        };
+        self.handle
+            .release(name, network)
+            .await
+            .map_err(status::of)?;
         Ok(Response::new(wire::ReleaseNameResponse {}))
     }
 
@@ -117,13 +135,9 @@ impl NetworkService for NetworkEdge {
         &self,
         _request: Request<wire::ListLinksRequest>,
     ) -> Result<Response<wire::ListLinksResponse>, Status> {
-        let links = self
-            .handle
-            .registry()
-            .links()
-            .into_iter()
-            .map(convert::link_status)
-            .collect();
+        let registry = self.handle.registry();
+        let links = self.counted(move || traffic::links(&registry)).await?;
+        let links = links.into_iter().map(convert::link_status).collect();
         Ok(Response::new(wire::ListLinksResponse { links }))
     }
 
@@ -131,48 +145,44 @@ impl NetworkService for NetworkEdge {
         &self,
         _request: Request<wire::ListNetworksRequest>,
     ) -> Result<Response<wire::ListNetworksResponse>, Status> {
-        let NetworkInfo {
-            bridge_name,
-            subnets,
-            quarantine,
-            config: _,
-        } = &self.info;
-        let gateway = subnets.gateway();
-        let network = wire::Network {
-            name: DEFAULT_NETWORK.to_owned(),
-            bridge_name: bridge_name.clone(),
-            ipv4_subnet: subnets.ipv4.to_string(),
-            ipv4_gateway: gateway.ipv4.to_string(),
-            ipv6_subnet: subnets.ipv6.to_string(),
-            ipv6_gateway: gateway.ipv6.to_string(),
-            endpoint_count: u32::try_from(self.handle.registry().len()).unwrap_or(u32::MAX),
-            quarantine: prost_types::Duration::try_from(*quarantine).ok(),
-            ..wire::Network::default()
-        };
-        Ok(Response::new(wire::ListNetworksResponse {
-            networks: vec![network],
-        }))
+        let registry = self.handle.registry();
+        let networks = registry
+            .networks()
+            .map(|found| convert::network(found, &registry, &self.info))
+            .collect();
+        Ok(Response::new(wire::ListNetworksResponse { networks }))
     }
 
     async fn update_endpoint(
         &self,
-        _request: Request<wire::UpdateEndpointRequest>,
+        request: Request<wire::UpdateEndpointRequest>,
     ) -> Result<Response<wire::UpdateEndpointResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let request = convert::update_request(request.into_inner()).map_err(status::of)?;
+        let endpoint = self.handle.update(request).await.map_err(status::of)?;
+        let endpoint = Some(self.written(&endpoint));
+        Ok(Response::new(wire::UpdateEndpointResponse { endpoint }))
     }
 
     async fn move_port(
         &self,
-        _request: Request<wire::MovePortRequest>,
+        request: Request<wire::MovePortRequest>,
     ) -> Result<Response<wire::MovePortResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let request = convert::move_request(&request.into_inner()).map_err(status::of)?;
+        let [from, to] = self.handle.move_port(request).await.map_err(status::of)?;
+        Ok(Response::new(wire::MovePortResponse {
+            from: Some(self.written(&from)),
+            to: Some(self.written(&to)),
+        }))
     }
 
     async fn list_ports(
         &self,
         _request: Request<wire::ListPortsRequest>,
     ) -> Result<Response<wire::ListPortsResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let registry = self.handle.registry();
+        let ports = self.counted(move || traffic::ports(&registry)).await?;
+        let ports = ports.iter().map(convert::port_status).collect();
+        Ok(Response::new(wire::ListPortsResponse { ports }))
     }
 
     async fn find_port_holder(
@@ -191,23 +201,41 @@ impl NetworkService for NetworkEdge {
 
     async fn create_network(
         &self,
-        _request: Request<wire::CreateNetworkRequest>,
+        request: Request<wire::CreateNetworkRequest>,
     ) -> Result<Response<wire::CreateNetworkResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let request = convert::network_request(request.into_inner()).map_err(status::of)?;
+        let made = self
+            .handle
+            .create_network(request)
+            .await
+            .map_err(status::of)?;
+        let network = Some(convert::network(&made, &self.handle.registry(), &self.info));
+        Ok(Response::new(wire::CreateNetworkResponse { network }))
     }
 
     async fn delete_network(
         &self,
-        _request: Request<wire::DeleteNetworkRequest>,
+        request: Request<wire::DeleteNetworkRequest>,
     ) -> Result<Response<wire::DeleteNetworkResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let name = convert::network_name(&request.into_inner().name).map_err(status::of)?;
+        self.handle.delete_network(name).await.map_err(status::of)?;
+        Ok(Response::new(wire::DeleteNetworkResponse {}))
     }
 
     async fn get_drop_counters(
         &self,
         _request: Request<wire::GetDropCountersRequest>,
     ) -> Result<Response<wire::GetDropCountersResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let drops = self.counted(traffic::drops).await?;
+        let counters = drops
+            .into_iter()
+            .map(|(rule, Counter { packets, bytes })| wire::DropCounter {
+                rule,
+                packets,
+                bytes,
+            })
+            .collect();
+        Ok(Response::new(wire::GetDropCountersResponse { counters }))
     }
 
     async fn keep_firewall(

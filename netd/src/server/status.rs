@@ -35,6 +35,20 @@ fn class(error: &NetworkError) -> (Code, ErrorReason) {
     match error {
         NetworkError::Invalid(_) => (Code::InvalidArgument, ErrorReason::InvalidRequest),
         NetworkError::NetworkNotFound { .. } => (Code::NotFound, ErrorReason::NetworkNotFound),
+        NetworkError::NetworkExists { .. } => (Code::AlreadyExists, ErrorReason::NetworkExists),
+        NetworkError::NetworkInUse { .. } => (Code::FailedPrecondition, ErrorReason::NetworkInUse),
+        NetworkError::EndpointNotFound { .. } => (Code::NotFound, ErrorReason::EndpointNotFound),
+        NetworkError::PortNotFound { .. } => (Code::NotFound, ErrorReason::PortNotFound),
+        NetworkError::SubnetOverlaps { .. } => {
+            (Code::FailedPrecondition, ErrorReason::SubnetOverlaps)
+        }
+        NetworkError::SubnetsExhausted => (Code::ResourceExhausted, ErrorReason::SubnetsExhausted),
+        NetworkError::Lease(LeaseError::Taken { .. }) => {
+            (Code::AlreadyExists, ErrorReason::AddressInUse)
+        }
+        NetworkError::Lease(LeaseError::Unusable { .. } | LeaseError::Mismatch { .. }) => {
+            (Code::InvalidArgument, ErrorReason::InvalidRequest)
+        }
         NetworkError::NameAttached { .. } | NetworkError::NameLeased { .. } => {
             (Code::AlreadyExists, ErrorReason::NameInUse)
         }
@@ -54,6 +68,7 @@ fn class(error: &NetworkError) -> (Code, ErrorReason) {
         | NetworkError::Netns(_)
         | NetworkError::Sysctl(_)
         | NetworkError::Device { .. }
+        | NetworkError::NotABridge { .. }
         | NetworkError::Firewall(_)
         | NetworkError::Reserve(_)
         | NetworkError::Thread(_) => (Code::Internal, ErrorReason::Internal),
@@ -61,8 +76,12 @@ fn class(error: &NetworkError) -> (Code, ErrorReason) {
 }
 
 fn metadata(error: &NetworkError) -> HashMap<String, String> {
-    let NetworkError::PortInUse(conflict) = error else {
-        return HashMap::new();
+    let conflict = match error {
+        NetworkError::PortInUse(conflict) => conflict,
+        NetworkError::NetworkInUse { endpoints, .. } => {
+            return HashMap::from([("endpoints".to_owned(), endpoints.clone())]);
+        }
+        _ => return HashMap::new(),
     };
     let holder = match &conflict.holder {
         Holder::Container(name) => name.to_string(),

@@ -64,19 +64,28 @@ impl Watcher {
             match self.changes.recv().await {
                 // The snapshot has it already.
                 Ok(change) if change.generation <= seen => {}
-                Ok(change) => return Some(self.tell(&change)),
+                Ok(change) => {
+                    if let Some(told) = self.tell(&change) {
+                        return Some(told);
+                    }
+                }
                 Err(RecvError::Lagged(_)) => self.seen = None,
                 Err(RecvError::Closed) => return None,
             }
         }
     }
 
-    fn tell(&self, change: &Change) -> WireChange {
+    /// What a change means to who watches endpoints, if anything.
+    fn tell(&self, change: &Change) -> Option<WireChange> {
         match &change.kind {
             ChangeKind::Attached(endpoint) => {
-                WireChange::Attached(convert::endpoint(endpoint, &self.info))
+                let registry = self.handle.registry();
+                Some(WireChange::Attached(convert::endpoint(
+                    endpoint, &registry, &self.info,
+                )))
             }
-            ChangeKind::Detached(id) => WireChange::DetachedId(id.to_string()),
+            ChangeKind::Detached(id) => Some(WireChange::DetachedId(id.to_string())),
+            ChangeKind::Networks => None,
         }
     }
 }

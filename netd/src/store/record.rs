@@ -1,12 +1,16 @@
 //! The rows on disk. A field is only ever added, with a default; a change of meaning is
 //! a new version, and the old reader then refuses the row instead of guessing.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
 use super::Table;
-use crate::network::{Addresses, Endpoint, InvalidValue, Link, Port, Protocol, PublishedPort};
+use crate::network::{
+    Addresses, DEFAULT_NETWORK, Egress, Endpoint, EndpointId, InvalidValue, Link, Network, Policy,
+    Port, Protocol, PublishedPort, Subnet, Subnets,
+};
 
 /// Names and their addresses, in the durable file.
 pub(crate) const LEASES: Table = Table("leases");
@@ -14,6 +18,8 @@ pub(crate) const LEASES: Table = Table("leases");
 pub(crate) const QUARANTINE: Table = Table("quarantine");
 /// What was chosen at the first start, in the durable file.
 pub(crate) const CHOICES: Table = Table("choices");
+/// The networks that users made, in the durable file.
+pub(crate) const NETWORKS: Table = Table("networks");
 /// Endpoints, in the volatile file.
 pub(crate) const ENDPOINTS: Table = Table("endpoints");
 
@@ -84,6 +90,18 @@ pub(crate) struct EndpointRecord {
     pub(crate) phase: Phase,
     /// The name.
     pub(crate) name: String,
+    /// The network; older rows are of the default one.
+    #[serde(default = "default_network")]
+    pub(crate) network: String,
+    /// Whose namespace it is in; empty means its own.
+    #[serde(default)]
+    pub(crate) sandbox: String,
+    /// The device in the container; older rows have the first.
+    #[serde(default = "first_ifname")]
+    pub(crate) ifname: String,
+    /// The names beside the name.
+    #[serde(default)]
+    pub(crate) aliases: Vec<String>,
     /// The host name.
     pub(crate) hostname: String,
     /// The IPv4 address.
@@ -144,6 +162,97 @@ pub(crate) struct LinkRecord {
     pub(crate) ports: Vec<PortRecord>,
 }
 
+/// A network that a user made; its key is the name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NetworkRecord {
+    /// The version.
+    pub(crate) version: u32,
+    /// The device.
+    pub(crate) bridge_name: String,
+    /// The IPv4 subnet and the length of its prefix.
+    pub(crate) ipv4: (Ipv4Addr, u8),
+    /// The IPv6 subnet and the length of its prefix.
+    pub(crate) ipv6: (Ipv6Addr, u8),
+    /// The number of the gateway in both.
+    pub(crate) gateway: u32,
+    /// The part that addresses are chosen from.
+    pub(crate) range: Option<(Ipv4Addr, u8)>,
+    /// Whether members reach each other.
+    pub(crate) open: bool,
+    /// Whether it has no way to the outside.
+    pub(crate) internal: bool,
+    /// Labels.
+    pub(crate) labels: BTreeMap<String, String>,
+    /// When it was made, in seconds of the epoch.
+    pub(crate) created_seconds: u64,
+}
+
+impl NetworkRecord {
+    /// The row of a network.
+    pub(crate) fn of(network: &Network) -> Self {
+        let Network {
+            name: _,
+            bridge_name,
+            subnets,
+            range,
+            policy,
+            egress,
+            labels,
+            created_seconds,
+        } = network;
+        Self {
+            version: VERSION,
+            bridge_name: bridge_name.clone(),
+            ipv4: (subnets.ipv4.base, subnets.ipv4.prefix),
+            ipv6: (subnets.ipv6.base, subnets.ipv6.prefix),
+            gateway: subnets.gateway,
+            range: range.map(|range| (range.base, range.prefix)),
+            open: *policy == Policy::Open,
+            internal: *egress == Egress::Internal,
+            labels: labels.clone(),
+            created_seconds: created_seconds.unwrap_or_default(),
+        }
+    }
+
+    /// The network of a row.
+    pub(crate) fn network(self, name: &str) -> Result<Network, InvalidValue> {
+        let subnet = |(base, prefix)| Subnet { base, prefix };
+        Ok(Network {
+            name: name.parse()?,
+            bridge_name: self.bridge_name,
+            subnets: Subnets {
+                ipv4: subnet(self.ipv4),
+                ipv6: Subnet {
+                    base: self.ipv6.0,
+                    prefix: self.ipv6.1,
+                },
+                gateway: self.gateway,
+            },
+            range: self.range.map(subnet),
+            policy: if self.open {
+                Policy::Open
+            } else {
+                Policy::Isolated
+            },
+            egress: if self.internal {
+                Egress::Internal
+            } else {
+                Egress::Open
+            },
+            labels: self.labels,
+            created_seconds: Some(self.created_seconds),
+        })
+    }
+}
+
+fn default_network() -> String {
+    DEFAULT_NETWORK.to_owned()
+}
+
+fn first_ifname() -> String {
+    "eth0".to_owned()
+}
+
 impl From<Port> for PortRecord {
     fn from(port: Port) -> Self {
         let protocol = match port.protocol {
@@ -176,9 +285,13 @@ impl EndpointRecord {
     /// The row of an endpoint.
     pub(crate) fn of(endpoint: &Endpoint, phase: Phase) -> Self {
         let Endpoint {
-            id: _,
+            id,
+            network,
+            sandbox,
+            ifname,
             name,
             hostname,
+            aliases,
             addresses,
             exposed,
             published,
@@ -190,6 +303,14 @@ impl EndpointRecord {
             version: VERSION,
             phase,
             name: name.to_string(),
+            network: network.to_string(),
+            sandbox: if sandbox == id {
+                String::new()
+            } else {
+                sandbox.to_string()
+            },
+            ifname: ifname.clone(),
+            aliases: aliases.clone(),
             hostname: hostname.clone(),
             ipv4: addresses.ipv4,
             ipv6: addresses.ipv6,
@@ -229,10 +350,19 @@ impl EndpointRecord {
                 ports: record.ports.into_iter().map(Port::from).collect(),
             })
         });
+        let id: EndpointId = id.parse()?;
+        let sandbox = match self.sandbox.as_str() {
+            "" => id.clone(),
+            other => other.parse()?,
+        };
         Ok(Endpoint {
-            id: id.parse()?,
+            id,
+            network: self.network.parse()?,
+            sandbox,
+            ifname: self.ifname,
             name: self.name.parse()?,
             hostname: self.hostname,
+            aliases: self.aliases,
             addresses: Addresses {
                 ipv4: self.ipv4,
                 ipv6: self.ipv6,

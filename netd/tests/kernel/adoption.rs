@@ -289,7 +289,9 @@ fn a_wrong_flag_is_one_sentence_and_exit_64() {
         assert_eq!(refused.status.code(), Some(64));
         let text = String::from_utf8(refused.stderr).unwrap();
         assert!(
-            text.starts_with("linkspan-netd: --subnet must be an IPv4 network"),
+            text.starts_with(
+                "linkspan-netd: --subnet: the subnet \"everything\" must be an IPv4 address"
+            ),
             "{text}"
         );
         assert_eq!(text.lines().count(), 1);

@@ -9,5 +9,6 @@
 mod adoption;
 mod lan;
 mod links;
+mod live;
 mod ports;
 mod world;

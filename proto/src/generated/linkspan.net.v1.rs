@@ -313,9 +313,14 @@ pub struct PublishedPort {
     /// The port, with a definite host port and address.
     #[prost(message, optional, tag = "3")]
     pub mapping: ::core::option::Option<PortMapping>,
-    /// What passed through the port number of the host, at any of its addresses.
+    /// What passed through it. Ports of the host that lead to one container port share
+    /// packets and bytes.
     #[prost(message, optional, tag = "4")]
     pub traffic: ::core::option::Option<Traffic>,
+    /// The last host port, where several in a row lead to container ports of the same
+    /// numbers; else 0.
+    #[prost(uint32, tag = "5")]
+    pub host_port_end: u32,
 }
 /// ListPortsResponse returns the ports.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -539,9 +544,6 @@ pub struct Network {
     /// When it was made; unset for the default network.
     #[prost(message, optional, tag = "13")]
     pub created_at: ::core::option::Option<::prost_types::Timestamp>,
-    /// What passed between it and the host's routing, as the bridge counted.
-    #[prost(message, optional, tag = "14")]
-    pub traffic: ::core::option::Option<Traffic>,
 }
 /// ListNetworksResponse returns the networks.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -1,6 +1,6 @@
 //! The rules of the bridge table: what a container may put on the wire.
 
-use super::{Chain, Hook, PREROUTING, Rule, SetName};
+use super::{Chain, FORWARD, Hook, PREROUTING, Rule, SetName};
 use crate::firewall::expression::{
     ARP_SENDER_IP, ARP_SENDER_MAC, ETHER_SOURCE, ETHER_TYPE, Family, Field, ICMP_TYPE, IP4_SOURCE,
     IP6_SOURCE, NEIGHBOUR_TARGET, SOURCE_PORT, Sense,
@@ -9,8 +9,10 @@ use crate::firewall::expression::{
 const ARP: [u8; 2] = [0x08, 0x06];
 const IPV4: [u8; 2] = [0x08, 0x00];
 const IPV6: [u8; 2] = [0x86, 0xdd];
+const IGMP: u8 = 2;
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
+const MULTICAST_QUERY: u8 = 130;
 const ROUTER_ADVERTISEMENT: u8 = 134;
 const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 const REDIRECT: u8 = 137;
@@ -40,11 +42,11 @@ pub(super) fn prerouting() -> Chain {
         rule
     };
     let icmp6 = |kind: u8| ethernet(IPV6).protocol(ICMPV6).equals(ICMP_TYPE, &[kind]);
-    let server = |kind: [u8; 2], port: u16| {
+    let server = |kind: [u8; 2], port: u16, label| {
         ethernet(kind)
             .protocol(UDP)
             .equals(SOURCE_PORT, &port.to_be_bytes())
-            .drop()
+            .drop(label)
     };
     Chain {
         family: Family::Bridge,
@@ -58,20 +60,42 @@ pub(super) fn prerouting() -> Chain {
             Rule::new()
                 .lookup(&[Field::IncomingIfname], Sense::IsNot, SetName::Ports)
                 .accept(),
-            after(ethernet(ARP), pinned4(ETHER_SOURCE, ARP_SENDER_IP)).drop(),
-            after(ethernet(ARP), pinned4(ARP_SENDER_MAC, ARP_SENDER_IP)).drop(),
+            after(ethernet(ARP), pinned4(ETHER_SOURCE, ARP_SENDER_IP)).drop("arp_spoofed"),
+            after(ethernet(ARP), pinned4(ARP_SENDER_MAC, ARP_SENDER_IP)).drop("arp_spoofed_sender"),
             ethernet(ARP).accept(),
-            after(ethernet(IPV4), pinned4(ETHER_SOURCE, IP4_SOURCE)).drop(),
-            server(IPV4, DHCP_SERVER),
+            after(ethernet(IPV4), pinned4(ETHER_SOURCE, IP4_SOURCE)).drop("ipv4_spoofed"),
+            ethernet(IPV4).protocol(IGMP).drop("igmp"),
+            server(IPV4, DHCP_SERVER, "dhcp_server"),
             ethernet(IPV4).accept(),
-            after(ethernet(IPV6), pinned6(IP6_SOURCE)).drop(),
-            icmp6(ROUTER_ADVERTISEMENT).drop(),
-            icmp6(REDIRECT).drop(),
-            after(icmp6(NEIGHBOUR_ADVERTISEMENT), pinned6(NEIGHBOUR_TARGET)).drop(),
-            server(IPV6, DHCPV6_SERVER),
+            after(ethernet(IPV6), pinned6(IP6_SOURCE)).drop("ipv6_spoofed"),
+            icmp6(ROUTER_ADVERTISEMENT).drop("router_advertisement"),
+            icmp6(MULTICAST_QUERY).drop("multicast_query"),
+            icmp6(REDIRECT).drop("redirect"),
+            after(icmp6(NEIGHBOUR_ADVERTISEMENT), pinned6(NEIGHBOUR_TARGET))
+                .drop("neighbour_spoofed"),
+            server(IPV6, DHCPV6_SERVER, "dhcpv6_server"),
             ethernet(IPV6).accept(),
             // VLAN tags, spanning tree, pause frames and whatever else there is.
-            Rule::new().drop(),
+            Rule::new().drop("foreign_ethertype"),
         ],
+    }
+}
+
+/// The chain that a frame passes which the bridge would hand from one port to another. Ports
+/// are isolated, so there is none; this holds when somebody takes the isolation away.
+pub(super) fn forward() -> Chain {
+    let rule = Rule::new()
+        .lookup(&[Field::IncomingIfname], Sense::Is, SetName::Ports)
+        .lookup(&[Field::OutgoingIfname], Sense::Is, SetName::Ports)
+        .drop("not_isolated");
+    Chain {
+        family: Family::Bridge,
+        name: "forward",
+        hook: Some(Hook {
+            kind: "filter",
+            number: FORWARD,
+            priority: -300,
+        }),
+        rules: vec![rule],
     }
 }

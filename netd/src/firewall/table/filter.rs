@@ -8,7 +8,7 @@ use super::{
 };
 use crate::firewall::expression::{
     DESTINATION_PORT, Family, Field, ICMP_TYPE, IP4_DESTINATION, IP4_SOURCE, IP6_DESTINATION,
-    IP6_SOURCE,
+    IP6_SOURCE, SOURCE_PORT,
     Sense::{Is, IsNot},
 };
 use crate::network::Subnet;
@@ -40,28 +40,26 @@ const LOOPBACK6: Subnet<Ipv6Addr> = Subnet {
     base: Ipv6Addr::LOCALHOST,
     prefix: 128,
 };
-const LINK_LOCAL6: Subnet<Ipv6Addr> = Subnet {
-    base: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0),
-    prefix: 10,
-};
 
 /// The chains, those that others go to first.
 pub(super) fn chains(layout: &Layout) -> Vec<Chain> {
-    let bridge = layout.bridge_name.as_str();
+    let limited = layout.connection_limit > 0;
     vec![
         regular("link", link()),
-        regular("from_container", from_container(bridge)),
+        regular("between", between(limited)),
+        regular("from_container", from_container(limited)),
         regular("to_container", to_container()),
         regular("to_host", to_host(layout)),
-        base("raw", "filter", PREROUTING, RAW_PRIORITY, raw(layout)),
+        base("raw", "filter", PREROUTING, RAW_PRIORITY, raw()),
         base(
             "forward",
             "filter",
             FORWARD,
             FILTER_PRIORITY,
             vec![
-                Rule::new().iif(Is, bridge).goto("from_container"),
-                Rule::new().oif(Is, bridge).goto("to_container"),
+                Rule::new().iif_ours(Is).oif_ours(Is).goto("between"),
+                Rule::new().iif_ours(Is).goto("from_container"),
+                Rule::new().oif_ours(Is).goto("to_container"),
             ],
         ),
         base(
@@ -69,52 +67,150 @@ pub(super) fn chains(layout: &Layout) -> Vec<Chain> {
             "filter",
             INPUT,
             FILTER_PRIORITY,
-            vec![Rule::new().iif(Is, bridge).goto("to_host")],
+            vec![Rule::new().iif_ours(Is).goto("to_host")],
         ),
-        base("output", "filter", OUTPUT, FILTER_PRIORITY, output(bridge)),
+        base("output", "filter", OUTPUT, FILTER_PRIORITY, output()),
     ]
 }
 
-/// `route_localnet` on the bridge would let others at the host's loopback services, and
-/// a route on a neighbouring host would lead around the published ports: neither passes.
-fn raw(layout: &Layout) -> Vec<Rule> {
-    let bridge = layout.bridge_name.as_str();
-    let subnets = &layout.subnets;
+/// `route_localnet` on our bridges would let others at the host's loopback services, and
+/// the gateways' addresses are the host's too: neither is for anyone outside. What goes
+/// straight to a container is dropped on its way there.
+fn raw() -> Vec<Rule> {
     let foreign = || Rule::new().iif(IsNot, "lo");
-    let outside = || Rule::new().iif(IsNot, "lo").iif(IsNot, bridge);
-    let inside = || Rule::new().iif(Is, bridge);
+    let outside = || foreign().iif_ours(IsNot);
     vec![
-        foreign().in_subnet4(Destination, Is, LOOPBACK4).drop(),
-        foreign().in_subnet4(Source, Is, LOOPBACK4).drop(),
-        foreign().in_subnet6(Destination, Is, LOOPBACK6).drop(),
-        foreign().in_subnet6(Source, Is, LOOPBACK6).drop(),
-        outside().in_subnet4(Destination, Is, subnets.ipv4).drop(),
-        outside().in_subnet6(Destination, Is, subnets.ipv6).drop(),
-        inside().in_subnet4(Source, IsNot, subnets.ipv4).drop(),
-        inside()
-            .in_subnet6(Source, IsNot, subnets.ipv6)
-            .not_in_subnet6(Source, LINK_LOCAL6)
-            .drop(),
+        foreign()
+            .in_subnet4(Destination, Is, LOOPBACK4)
+            .drop("to_loopback"),
+        foreign()
+            .in_subnet4(Source, Is, LOOPBACK4)
+            .drop("from_loopback"),
+        foreign()
+            .in_subnet6(Destination, Is, LOOPBACK6)
+            .drop("to_loopback6"),
+        foreign()
+            .in_subnet6(Source, Is, LOOPBACK6)
+            .drop("from_loopback6"),
+        outside()
+            .family(Family::Ipv4)
+            .lookup(&[IP4_DESTINATION], Is, SetName::Gateways4)
+            .drop("to_gateway"),
+        outside()
+            .family(Family::Ipv6)
+            .lookup(&[IP6_DESTINATION], Is, SetName::Gateways6)
+            .drop("to_gateway6"),
     ]
 }
 
-fn from_container(bridge: &str) -> Vec<Rule> {
-    vec![
+/// From a bridge of ours to one of ours.
+fn between(limited: bool) -> Vec<Rule> {
+    let mut rules = vec![
+        counts(
+            Family::Ipv4,
+            &[IP4_SOURCE, IP4_DESTINATION],
+            SetName::Peers4,
+        ),
+        counts(
+            Family::Ipv4,
+            &[IP4_DESTINATION, IP4_SOURCE],
+            SetName::Peers4,
+        ),
+        counts(
+            Family::Ipv6,
+            &[IP6_SOURCE, IP6_DESTINATION],
+            SetName::Peers6,
+        ),
+        counts(
+            Family::Ipv6,
+            &[IP6_DESTINATION, IP6_SOURCE],
+            SetName::Peers6,
+        ),
         replies(),
+        invalid(),
+    ];
+    rules.extend(limits(limited));
+    rules.push(
         Rule::new()
-            .any_bit(Field::ConnectionState, STATE_INVALID)
-            .drop(),
-        Rule::new().oif(Is, bridge).goto("link"),
+            .lookup(
+                &[Field::IncomingIfname, Field::OutgoingIfname],
+                Is,
+                SetName::Open,
+            )
+            .accept(),
+    );
+    rules.push(Rule::new().goto("link"));
+    rules
+}
+
+fn from_container(limited: bool) -> Vec<Rule> {
+    let [counted4, counted6] = published_from();
+    let mut rules = vec![counted4, counted6, replies(), invalid()];
+    rules.extend(limits(limited));
+    rules.extend([
+        Rule::new()
+            .lookup(&[Field::IncomingIfname], Is, SetName::Internal)
+            .drop("internal"),
         Rule::new()
             .family(Family::Ipv4)
             .equals(IP4_DESTINATION, &METADATA4.octets())
-            .drop(),
+            .drop("metadata"),
         Rule::new()
             .family(Family::Ipv6)
             .equals(IP6_DESTINATION, &METADATA6.octets())
-            .drop(),
+            .drop("metadata6"),
         Rule::new().accept(),
+    ]);
+    rules
+}
+
+/// Counts what a published port answers.
+fn published_from() -> [Rule; 2] {
+    let port = [Field::TransportProtocol, SOURCE_PORT];
+    [
+        published(Family::Ipv4, IP4_SOURCE, port, SetName::Traffic4),
+        published(Family::Ipv6, IP6_SOURCE, port, SetName::Traffic6),
     ]
+}
+
+/// Counts what is sent to a published port.
+fn published_to() -> [Rule; 2] {
+    let port = [Field::TransportProtocol, DESTINATION_PORT];
+    [
+        published(Family::Ipv4, IP4_DESTINATION, port, SetName::Traffic4),
+        published(Family::Ipv6, IP6_DESTINATION, port, SetName::Traffic6),
+    ]
+}
+
+/// Counts what passes through a published port, by its place in the container.
+fn published(family: Family, address: Field, port: [Field; 2], set: SetName) -> Rule {
+    let mut rule = Rule::new().any_bit(Field::ConnectionStatus, STATUS_DESTINATION_NAT);
+    let counted = counts(family, &[&[address][..], &port[..]].concat(), set);
+    rule.expressions.extend(counted.expressions);
+    rule
+}
+
+/// Finds an element, which counts; decides nothing.
+fn counts(family: Family, fields: &[Field], set: SetName) -> Rule {
+    Rule::new().family(family).lookup(fields, Is, set)
+}
+
+/// Elements of these sets are found only when their container is at its limit.
+fn limits(limited: bool) -> Vec<Rule> {
+    let full = |family, source, set| {
+        Rule::new()
+            .family(family)
+            .lookup(&[source], Is, set)
+            .drop("connection_limit")
+    };
+    if limited {
+        vec![
+            full(Family::Ipv4, IP4_SOURCE, SetName::Limits4),
+            full(Family::Ipv6, IP6_SOURCE, SetName::Limits6),
+        ]
+    } else {
+        Vec::new()
+    }
 }
 
 /// From container to container: only what a link opens.
@@ -141,57 +237,58 @@ fn link() -> Vec<Rule> {
             .equals(ICMP_TYPE, &[ECHO_REQUEST_V6])
             .lookup(&ends6, Is, SetName::Peers6)
             .accept(),
-        Rule::new().drop(),
+        Rule::new().drop("no_link"),
     ]
 }
 
 /// From outside: only what came through a published port.
 fn to_container() -> Vec<Rule> {
+    let [counted4, counted6] = published_to();
     vec![
+        counted4,
+        counted6,
         replies(),
         Rule::new()
             .any_bit(Field::ConnectionStatus, STATUS_DESTINATION_NAT)
             .accept(),
-        Rule::new().drop(),
+        Rule::new().drop("not_published"),
     ]
 }
 
 fn to_host(layout: &Layout) -> Vec<Rule> {
-    let gateway = layout.subnets.gateway();
     let icmp6 = |kind: u8| Rule::new().protocol(ICMPV6).equals(ICMP_TYPE, &[kind]);
+    let ipv4 = || Rule::new().family(Family::Ipv4);
+    let ipv6 = || Rule::new().family(Family::Ipv6);
+    let [counted4, counted6] = published_from();
     let mut rules = vec![
+        counted4,
+        counted6,
         replies(),
         icmp6(NEIGHBOUR_SOLICITATION).accept(),
         icmp6(NEIGHBOUR_ADVERTISEMENT).accept(),
-        Rule::new()
-            .family(Family::Ipv4)
-            .equals(IP4_DESTINATION, &gateway.ipv4.octets())
+        ipv4()
+            .lookup(&[IP4_DESTINATION], Is, SetName::Gateways4)
             .protocol(ICMP)
             .equals(ICMP_TYPE, &[ECHO_REQUEST])
             .accept(),
-        Rule::new()
-            .family(Family::Ipv6)
-            .equals(IP6_DESTINATION, &gateway.ipv6.octets())
+        ipv6()
+            .lookup(&[IP6_DESTINATION], Is, SetName::Gateways6)
             .protocol(ICMPV6)
             .equals(ICMP_TYPE, &[ECHO_REQUEST_V6])
             .accept(),
     ];
     // Containers to which the host was declared; nobody else is a peer of the gateway.
-    rules.push(
-        Rule::new()
-            .family(Family::Ipv4)
+    rules.extend([
+        ipv4()
             .lookup(&[IP4_SOURCE, IP4_DESTINATION], Is, SetName::Peers4)
             .accept(),
-    );
-    rules.push(
-        Rule::new()
-            .family(Family::Ipv6)
+        ipv6()
             .lookup(&[IP6_SOURCE, IP6_DESTINATION], Is, SetName::Peers6)
             .accept(),
-    );
+    ]);
     rules.push(match layout.host_access {
         HostAccess::Allow => Rule::new().accept(),
-        HostAccess::Deny => Rule::new().drop(),
+        HostAccess::Deny => Rule::new().drop("to_host"),
     });
     rules
 }
@@ -199,15 +296,28 @@ fn to_host(layout: &Layout) -> Vec<Rule> {
 /// Containers are neighbours of each other by address, not by wire: the way through the
 /// host is the right one, and the host does not advise against it. The settings that
 /// would say so are shared with other devices, or do not exist.
-fn output(bridge: &str) -> Vec<Rule> {
-    let redirect = |protocol: u8, kind: u8| {
+fn output() -> Vec<Rule> {
+    let redirect = |protocol: u8, kind: u8, label| {
         Rule::new()
-            .oif(Is, bridge)
+            .oif_ours(Is)
             .protocol(protocol)
             .equals(ICMP_TYPE, &[kind])
-            .drop()
+            .drop(label)
     };
-    vec![redirect(ICMP, REDIRECT), redirect(ICMPV6, REDIRECT_V6)]
+    // What the host's own clients send passes here, and never the forward chain.
+    let [counted4, counted6] = published_to();
+    vec![
+        counted4,
+        counted6,
+        redirect(ICMP, REDIRECT, "own_redirect"),
+        redirect(ICMPV6, REDIRECT_V6, "own_redirect6"),
+    ]
+}
+
+fn invalid() -> Rule {
+    Rule::new()
+        .any_bit(Field::ConnectionState, STATE_INVALID)
+        .drop("invalid")
 }
 
 fn replies() -> Rule {

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::rule::End::Source;
-use super::{Chain, Layout, OUTPUT, POSTROUTING, PREROUTING, Rule, SetName, base};
+use super::{Chain, OUTPUT, POSTROUTING, PREROUTING, Rule, SetName, base};
 use crate::firewall::expression::{
     DESTINATION_PORT, Family, Field, IP4_DESTINATION, IP6_DESTINATION,
     Sense::{Is, IsNot},
@@ -16,11 +16,10 @@ const SOURCE_PRIORITY: i32 = 100;
 const LOCAL: u32 = 2;
 
 /// The chains.
-pub(super) fn chains(layout: &Layout) -> Vec<Chain> {
-    let bridge = layout.bridge_name.as_str();
+pub(super) fn chains() -> Vec<Chain> {
     // A container does not reach published ports of others by way of the host: what is
     // published is for the outside, and between containers there are links.
-    let mut prerouting = vec![Rule::new().iif(Is, bridge).accept()];
+    let mut prerouting = vec![Rule::new().iif_ours(Is).accept()];
     prerouting.extend(published());
     vec![
         base(
@@ -42,7 +41,7 @@ pub(super) fn chains(layout: &Layout) -> Vec<Chain> {
             "nat",
             POSTROUTING,
             SOURCE_PRIORITY,
-            postrouting(layout),
+            postrouting(),
         ),
     ]
 }
@@ -59,14 +58,16 @@ fn published() -> Vec<Rule> {
     vec![
         local(four).destination_nat(&at(IP4_DESTINATION), four, SetName::HostPublished4),
         local(four).destination_nat(&port, four, SetName::Published4),
+        local(four).destination_nat(&at(IP4_DESTINATION), four, SetName::HostRanges4),
+        local(four).destination_nat(&port, four, SetName::Ranges4),
         local(six).destination_nat(&at(IP6_DESTINATION), six, SetName::HostPublished6),
         local(six).destination_nat(&port, six, SetName::Published6),
+        local(six).destination_nat(&at(IP6_DESTINATION), six, SetName::HostRanges6),
+        local(six).destination_nat(&port, six, SetName::Ranges6),
     ]
 }
 
-fn postrouting(layout: &Layout) -> Vec<Rule> {
-    let bridge = layout.bridge_name.as_str();
-    let subnets = &layout.subnets;
+fn postrouting() -> Vec<Rule> {
     let loopback4 = Subnet {
         base: Ipv4Addr::new(127, 0, 0, 0),
         prefix: 8,
@@ -75,12 +76,10 @@ fn postrouting(layout: &Layout) -> Vec<Rule> {
         base: Ipv6Addr::LOCALHOST,
         prefix: 128,
     };
-    let inward = || Rule::new().oif(Is, bridge);
-    let outward = || Rule::new().oif(IsNot, bridge);
+    let inward = || Rule::new().oif_ours(Is);
     vec![
         inward().in_subnet4(Source, Is, loopback4).masquerade(),
         inward().in_subnet6(Source, Is, loopback6).masquerade(),
-        outward().in_subnet4(Source, Is, subnets.ipv4).masquerade(),
-        outward().in_subnet6(Source, Is, subnets.ipv6).masquerade(),
+        Rule::new().iif_ours(Is).oif_ours(IsNot).masquerade(),
     ]
 }

@@ -3,16 +3,17 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::firewall::expression::{
-    Expression, Family, Field, IFNAME_LENGTH, IP4_DESTINATION, IP4_SOURCE, IP6_DESTINATION,
-    IP6_SOURCE, Sense, Verdict,
+    Expression, Family, Field, IP4_DESTINATION, IP4_SOURCE, IP6_DESTINATION, IP6_SOURCE, Sense,
+    Verdict,
 };
 use crate::firewall::table::SetName;
 use crate::network::Subnet;
 
-/// A rule of a chain. It counts what it drops.
+/// A rule of a chain. It counts what it drops, under a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Rule {
     pub(super) expressions: Vec<Expression>,
+    label: Option<&'static str>,
 }
 
 /// Which address of a packet is meant.
@@ -26,15 +27,30 @@ impl Rule {
     pub(super) fn new() -> Self {
         Self {
             expressions: Vec::new(),
+            label: None,
         }
+    }
+
+    /// What the rule does.
+    pub(crate) fn expressions(&self) -> &[Expression] {
+        &self.expressions
+    }
+
+    /// Under which name it counts what it drops.
+    pub(crate) fn label(&self) -> Option<&'static str> {
+        self.label
+    }
+
+    pub(super) fn iif_ours(self, sense: Sense) -> Self {
+        self.lookup(&[Field::IncomingIfname], sense, SetName::Bridges)
+    }
+
+    pub(super) fn oif_ours(self, sense: Sense) -> Self {
+        self.lookup(&[Field::OutgoingIfname], sense, SetName::Bridges)
     }
 
     pub(super) fn iif(self, sense: Sense, ifname: &str) -> Self {
         self.device(Field::IncomingIfname, sense, ifname)
-    }
-
-    pub(super) fn oif(self, sense: Sense, ifname: &str) -> Self {
-        self.device(Field::OutgoingIfname, sense, ifname)
     }
 
     pub(super) fn family(self, family: Family) -> Self {
@@ -92,14 +108,6 @@ impl Rule {
             .masked(field, sense, &mask.to_be_bytes(), &subnet.base.octets())
     }
 
-    pub(super) fn not_in_subnet6(mut self, end: End, subnet: Subnet<Ipv6Addr>) -> Self {
-        // The family was compared by the condition before.
-        let other = Self::new().in_subnet6(end, Sense::IsNot, subnet);
-        self.expressions
-            .extend(other.expressions.into_iter().skip(2));
-        self
-    }
-
     pub(super) fn lookup(mut self, fields: &[Field], sense: Sense, set: SetName) -> Self {
         self.load_all(fields);
         self.expressions
@@ -107,7 +115,8 @@ impl Rule {
         self
     }
 
-    /// Rewrites the destination to what a map has for the fields.
+    /// Rewrites the destination to what a map has for the fields: an address and a port,
+    /// or an address alone.
     pub(super) fn destination_nat(
         mut self,
         fields: &[Field],
@@ -116,7 +125,8 @@ impl Rule {
     ) -> Self {
         self.load_all(fields);
         self.expressions.push(Expression::Map(map.as_str(), 0, 0));
-        let port = if family == Family::Ipv4 { 1 } else { 4 };
+        let words = if family == Family::Ipv4 { 1 } else { 4 };
+        let port = (map.value().len() == 2).then_some(words);
         self.expressions
             .push(Expression::DestinationNat(family, 0, port));
         self
@@ -132,7 +142,8 @@ impl Rule {
         self
     }
 
-    pub(super) fn drop(mut self) -> Self {
+    pub(super) fn drop(mut self, label: &'static str) -> Self {
+        self.label = Some(label);
         self.expressions.push(Expression::Counter);
         self.expressions.push(Expression::Verdict(Verdict::Drop));
         self
@@ -145,9 +156,7 @@ impl Rule {
     }
 
     fn device(self, field: Field, sense: Sense, ifname: &str) -> Self {
-        let mut name = [0; IFNAME_LENGTH];
-        name[..ifname.len()].copy_from_slice(ifname.as_bytes());
-        self.compares(field, sense, &name)
+        self.compares(field, sense, &crate::firewall::ifname(ifname))
     }
 
     fn masked(mut self, field: Field, sense: Sense, mask: &[u8], value: &[u8]) -> Self {

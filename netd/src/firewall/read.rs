@@ -1,0 +1,100 @@
+//! What the kernel has and what it counted. Reading needs no ownership: any socket will do,
+//! so nobody who reads waits for the owner of the network.
+
+use super::counter::{self, Counter, Counters};
+use super::render;
+use super::table::SetName;
+use super::{Elements, FirewallError};
+use crate::netlink::message::{attribute, attributes};
+use crate::netlink::{Message, NetlinkSocket, Reply};
+
+const FIXED_LENGTH: usize = 4;
+
+/// A socket to read by.
+pub(crate) fn open() -> Result<NetlinkSocket, FirewallError> {
+    NetlinkSocket::open(libc::NETLINK_NETFILTER).map_err(|source| FirewallError::Kernel {
+        act: "open nftables",
+        source,
+    })
+}
+
+/// The elements of every set.
+pub(crate) fn elements(socket: &mut NetlinkSocket) -> Result<Elements, FirewallError> {
+    let mut elements = Elements::new();
+    for set in SetName::ALL {
+        each_element(socket, set, |element| {
+            if let Some((key, value)) = parse_element(set, element) {
+                elements.insert((set, key), value);
+            }
+        })?;
+    }
+    Ok(elements)
+}
+
+/// What the elements of a set have counted.
+pub(crate) fn counters(
+    socket: &mut NetlinkSocket,
+    set: SetName,
+) -> Result<Counters, FirewallError> {
+    let mut counters = Counters::new();
+    each_element(socket, set, |element| {
+        if let Some((key, _)) = parse_element(set, element) {
+            counters.insert(key, counter::of_element(element).unwrap_or_default());
+        }
+    })?;
+    Ok(counters)
+}
+
+/// What the rules that drop have dropped, by their names, in their order.
+pub(crate) fn drops(socket: &mut NetlinkSocket) -> Result<Vec<(String, Counter)>, FirewallError> {
+    let mut drops = Vec::new();
+    for family in render::FAMILIES {
+        let rules = dump(socket, render::get_rules(family))?;
+        let found = rules
+            .iter()
+            .filter(|reply| reply.kind == render::NEW_RULE)
+            .filter_map(|reply| counter::of_rule(reply.payload.get(FIXED_LENGTH..)?));
+        drops.extend(found);
+    }
+    Ok(drops)
+}
+
+fn each_element(
+    socket: &mut NetlinkSocket,
+    set: SetName,
+    mut visit: impl FnMut(&[u8]),
+) -> Result<(), FirewallError> {
+    for reply in dump(socket, render::get_elements(set))? {
+        if reply.kind != render::NEW_ELEMENT {
+            continue;
+        }
+        let rest = reply.payload.get(FIXED_LENGTH..).unwrap_or_default();
+        let list = attribute(rest, render::ELEMENT_LIST).unwrap_or_default();
+        attributes(list)
+            .filter(|(kind, _)| *kind == render::LIST_ELEMENT)
+            .for_each(|(_, element)| visit(element));
+    }
+    Ok(())
+}
+
+fn dump(socket: &mut NetlinkSocket, request: Message) -> Result<Vec<Reply>, FirewallError> {
+    socket
+        .dump(request)
+        .map_err(|source| FirewallError::Kernel {
+            act: "read the firewall",
+            source,
+        })
+}
+
+fn parse_element(set: SetName, element: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let value = |kind| attribute(attribute(element, kind)?, render::DATA_VALUE);
+    let mut key = value(render::ELEMENT_KEY)?.to_vec();
+    if set.has_intervals() {
+        let end = value(render::ELEMENT_KEY_END).unwrap_or(&key).to_vec();
+        key.extend(end);
+    }
+    Some((
+        key,
+        value(render::ELEMENT_DATA).unwrap_or_default().to_vec(),
+    ))
+}
