@@ -9,6 +9,7 @@
 
 pub(crate) mod address;
 pub(crate) mod conntrack;
+pub(crate) mod diag;
 pub(crate) mod link;
 pub(crate) mod message;
 pub(crate) mod neighbour;

@@ -17,6 +17,11 @@ pub(crate) mod choose;
 pub(crate) mod device;
 pub(crate) mod error;
 pub(crate) mod holder;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "explaining a connection asks it")
+)]
+pub(crate) mod listener;
 pub(crate) mod model;
 pub(crate) mod owner;
 pub(crate) mod port;

@@ -3,6 +3,7 @@
 //! Nothing past this module sees wire types.
 
 mod convert;
+mod holder;
 mod service;
 mod status;
 mod watch;

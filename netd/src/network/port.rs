@@ -14,7 +14,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, socket_
 
 use super::error::{NetworkError, PortConflict};
 use super::holder::{self, Holder};
-use super::model::{HostPort, InvalidValue, Name, PortMapping, Protocol, PublishedPort};
+use super::model::{HostPort, InvalidValue, Name, Port, PortMapping, Protocol, PublishedPort};
 use crate::ipam::KeptPort;
 
 const NEXT_FREE_ATTEMPTS: usize = 1000;
@@ -207,6 +207,29 @@ impl PublishedPort {
             && self.host_ip.is_ipv4() == ip.is_ipv4()
             && holder::overlaps(self.host_ip, ip)
     }
+}
+
+/// The next number after one that is free at all addresses of the host, or could be if
+/// `is_ours` says that no container has it.
+pub(crate) fn next_free(
+    protocol: Protocol,
+    after: u16,
+    is_ours: impl Fn(u16) -> bool,
+) -> Option<u16> {
+    (after..=u16::MAX)
+        .skip(1)
+        .take(NEXT_FREE_ATTEMPTS)
+        .find(|number| {
+            let mapping = PortMapping {
+                port: Port {
+                    protocol,
+                    number: *number,
+                },
+                host_port: HostPort::Any,
+                host_ip: None,
+            };
+            !is_ours(*number) && reserve_everywhere(&mapping, *number).is_ok()
+        })
 }
 
 /// Reserves a port that is published already, after a restart. If someone took it

@@ -452,7 +452,8 @@ fn sorted_ports(ports: &[wire::Port]) -> Result<Vec<Port>, NetworkError> {
     Ok(sorted)
 }
 
-fn port(protocol: wire::Protocol, number: u32) -> Result<Port, NetworkError> {
+/// A port of the wire.
+pub(super) fn port(protocol: wire::Protocol, number: u32) -> Result<Port, NetworkError> {
     let protocol = match protocol {
         wire::Protocol::Tcp => Protocol::Tcp,
         wire::Protocol::Udp => Protocol::Udp,
@@ -498,7 +499,8 @@ fn published_port(published: &PublishedPort) -> wire::PortMapping {
     }
 }
 
-fn invalid(sentence: String) -> NetworkError {
+/// A value that cannot be.
+pub(super) fn invalid(sentence: String) -> NetworkError {
     NetworkError::Invalid(InvalidValue(sentence))
 }
 

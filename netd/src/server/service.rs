@@ -5,6 +5,7 @@ use linkspan_proto::net_v1::network_service_server::NetworkService;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use super::holder::Question;
 use super::watch::{self, WatchStream};
 use super::{convert, status};
 use crate::config::Config;
@@ -187,9 +188,12 @@ impl NetworkService for NetworkEdge {
 
     async fn find_port_holder(
         &self,
-        _request: Request<wire::FindPortHolderRequest>,
+        request: Request<wire::FindPortHolderRequest>,
     ) -> Result<Response<wire::FindPortHolderResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let question = Question::of(request.get_ref()).map_err(status::of)?;
+        let registry = self.handle.registry();
+        let response = self.counted(move || question.answer(&registry)).await?;
+        Ok(Response::new(response))
     }
 
     async fn explain(

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use linkspan_proto::net_v1::AttachEndpointRequest;
+use linkspan_proto::net_v1::{AttachEndpointRequest, FindPortHolderRequest, Protocol};
 use linkspan_proto::reason::{ErrorReason, reason_of};
 
 use crate::lan::{self, HOST4, HOST6, LAN4, LAN6};
@@ -196,6 +196,53 @@ fn a_conflict_names_the_holder_and_the_next_free_port() {
             );
         },
     );
+}
+
+/// Decision 3: `port who` names everybody at a port, and the next one that is free.
+#[test]
+fn everybody_who_holds_a_port_is_named() {
+    World::run("everybody_who_holds_a_port_is_named", |world| {
+        world.attach(AttachEndpointRequest {
+            port_mappings: vec![publish("127.0.0.1", 8080, 80)],
+            ..plain('a', "web")
+        });
+        let _held = TcpListener::bind("127.0.0.2:8080").unwrap();
+        let _next = TcpListener::bind("[::1]:8081").unwrap();
+        let ask = |host_ip: &str, host_port| {
+            let request = FindPortHolderRequest {
+                protocol: Protocol::Tcp.into(),
+                host_port,
+                host_ip: host_ip.to_owned(),
+            };
+            let found = world.ask(async |mut client| client.find_port_holder(request).await);
+            found.map(tonic::Response::into_inner)
+        };
+        let all = ask("", 8080).unwrap();
+        let [ours, other] = &all.holders[..] else {
+            panic!("{all:?}");
+        };
+        assert_eq!(ours.host_ip, "127.0.0.1");
+        assert_eq!((&*ours.endpoint_name, ours.container_port), ("web", 80));
+        assert_eq!(
+            (ours.pid, &*ours.command),
+            (0, ""),
+            "netd's own socket is no holder"
+        );
+        let me = i32::try_from(std::process::id()).unwrap();
+        assert_eq!((&*other.host_ip, other.pid), ("127.0.0.2", me));
+        assert_eq!(&*other.user, "root");
+        assert!(!other.command.is_empty());
+        assert_eq!(all.next_free, 8082, "8081 is taken at one address");
+        assert_eq!(
+            ask("127.0.0.2", 8080).unwrap().holders[..],
+            *std::slice::from_ref(other)
+        );
+        assert_eq!(ask("", 9090).unwrap().holders, []);
+        assert_eq!(ask("", 65535).unwrap().next_free, 0, "there is none above");
+        let refused = ask("here", 8080).unwrap_err();
+        assert_eq!(refused.message(), "\"here\" is not an address of a host");
+        assert_eq!(ask("", 0).unwrap_err().code(), tonic::Code::InvalidArgument);
+    });
 }
 
 /// S2, S4, decision 6: a random port is from the range and stays with the name.
