@@ -19,29 +19,35 @@ pub(crate) mod create;
 pub(crate) mod environment;
 pub(crate) mod hosts;
 pub(crate) mod launch;
+pub(crate) mod link;
+pub(crate) mod listen;
 pub(crate) mod logs;
+pub(crate) mod moves;
 pub(crate) mod name;
 pub(crate) mod orphan;
+pub(crate) mod ports;
 pub(crate) mod record;
 pub(crate) mod resolver;
 pub(crate) mod spec;
 pub(crate) mod state;
 pub(crate) mod streams;
+pub(crate) mod wait;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use linkspan_proto::shim_v1::TerminalSize;
+use linkspan_proto::shim_v1::{FailureKind, TerminalSize};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::name::NameError;
-use self::record::{Record, Run};
+use self::ports::HostPorts;
+use self::record::{Link, NetworkSettings, PortMapping, Record, Run};
 use self::spec::ProfileError;
 use self::state::State;
 use self::streams::ShimStreams;
 use crate::image::ImageError;
 use crate::network_client::NetworkError;
-use crate::port::PortError;
+use crate::port::{Port, PortError};
 use crate::shim_client::ShimError;
 use crate::store::StoreError;
 
@@ -82,6 +88,24 @@ pub(crate) enum ContainerError {
         second: String,
         prefix: String,
     },
+    #[error("cannot start {consumer}: its link `{alias}` waited {waited}, and {lacking}")]
+    LinkWaitOver {
+        consumer: String,
+        alias: String,
+        /// What is not as it should be, as a clause.
+        lacking: String,
+        waited: String,
+    },
+    #[error("the start was given up while it waited for a link: whoever asked for it has left")]
+    WaitAbandoned,
+    #[error("container `{consumer}` has no link `{alias}`; linkspan link ls {consumer} lists them")]
+    LinkNotFound { consumer: String, alias: String },
+    #[error("{who} not publish port {port} of the host; linkspan port ls lists all")]
+    PortNotFound { who: String, port: String },
+    #[error(
+        "container `{runs}` runs and `{down}` does not; a port moves only between two that run, or two that do not"
+    )]
+    MoveNeedsBoth { runs: String, down: String },
     #[error("invalid {what}: {rule}")]
     Invalid { what: &'static str, rule: String },
     #[error(transparent)]
@@ -106,6 +130,24 @@ pub(crate) enum ContainerError {
     Store(#[from] StoreError),
     #[error("the container is being removed")]
     Gone,
+}
+
+impl ContainerError {
+    /// What `State.ExitCode` says after a start that failed so; Docker's numbers.
+    pub(crate) fn start_exit_code(&self) -> i32 {
+        let Self::Shim(ShimError::Refused { failure }) = self else {
+            return 128;
+        };
+        match failure.kind() {
+            FailureKind::CommandNotFound => 127,
+            FailureKind::CommandNotExecutable => 126,
+            FailureKind::UnknownUser
+            | FailureKind::WrongState
+            | FailureKind::Invalid
+            | FailureKind::System
+            | FailureKind::Unspecified => 128,
+        }
+    }
 }
 
 pub(crate) type Result<T> = std::result::Result<T, ContainerError>;
@@ -169,6 +211,48 @@ pub(crate) enum Command {
     },
     /// The source of a link has another name now.
     SourceRenamed { name: String, new_name: String },
+    /// What had to come before a start failed; answers with that error.
+    FailStart {
+        error: ContainerError,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    /// Of what the container opens.
+    Change(Change),
+}
+
+/// A change of links and ports, whatever the state.
+#[derive(Debug)]
+pub(crate) enum Change {
+    AddLink {
+        link: Link,
+        reply: oneshot::Sender<Result<(Link, Vec<String>)>>,
+    },
+    RemoveLink {
+        alias: String,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    AddPorts {
+        mappings: Vec<PortMapping>,
+        reply: oneshot::Sender<Result<Vec<PortMapping>>>,
+    },
+    RemovePorts {
+        ports: HostPorts,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    /// Only [`moves`] sends it, one at a time.
+    GivePort {
+        ports: HostPorts,
+        to: Handle,
+        inner: Option<Port>,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    /// Only the owner that gives the port sends it.
+    TakePort {
+        mappings: Vec<PortMapping>,
+        from_runs: bool,
+        from: String,
+        reply: oneshot::Sender<Result<Option<NetworkSettings>>>,
+    },
 }
 
 /// A process to run beside the first one.
@@ -251,6 +335,8 @@ pub(crate) mod tests {
             discard_on_start_failure: false,
             last_run: None,
             error: String::new(),
+            start_exit_code: 0,
+            before_change: None,
             deleting: false,
         }
     }

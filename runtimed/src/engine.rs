@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::container::record::{Record, Run};
-use crate::container::{ContainerError, Handle, Result, View, actor};
+use crate::container::{ContainerError, Handle, Result, View, actor, moves};
 use crate::events::Events;
 use crate::image::Images;
 use crate::image::layer::remove_tree;
@@ -36,6 +36,8 @@ pub(crate) struct Engine {
     pub(crate) tracker: TaskTracker,
     /// Counts changes of names and addresses; containers with links watch it.
     pub(crate) names: watch::Sender<u64>,
+    /// Held while a port moves from one container to another.
+    pub(crate) moves: tokio::sync::Mutex<()>,
 }
 
 /// Who is who.
@@ -75,6 +77,7 @@ impl Engine {
             shim_program,
             tracker: TaskTracker::new(),
             names: watch::channel(0).0,
+            moves: tokio::sync::Mutex::new(()),
         }))
     }
 
@@ -87,6 +90,8 @@ impl Engine {
             .into_iter()
             .map(|run| (run.container_id.clone(), run))
             .collect();
+        let mut records = records;
+        moves::recover(self, &mut records, &mut runs).await?;
         let known: Vec<String> = records.iter().map(|record| record.id.clone()).collect();
         for record in records {
             self.containers.insert_known(&record);
@@ -123,11 +128,12 @@ impl Engine {
             Ok(())
         })
         .await?;
-        let Ok(endpoints) = self.network.endpoint_ids().await else {
+        let Ok(endpoints) = self.network.endpoints().await else {
             tracing::warn!("netd does not answer at the start, ignoring");
             return Ok(());
         };
-        for id in endpoints.iter().filter(|id| !known.contains(id)) {
+        let strays = endpoints.iter().map(|(id, _)| id);
+        for id in strays.filter(|id| !known.contains(id)) {
             tracing::info!(endpoint_id = id, "detach an endpoint of no container");
             if let Err(error) = self.network.detach(id, false).await {
                 tracing::warn!(endpoint_id = id, %error, "detach, ignoring");

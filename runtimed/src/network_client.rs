@@ -1,7 +1,10 @@
 //! runtimed's side of netd's contract.
 //!
 //! Converts between records and the wire, and waits a bounded time for a netd that is
-//! being restarted: every call is idempotent, so it is simply made again.
+//! being restarted: every call is idempotent, so it is simply made again. What changes or
+//! shows what is attached already is in [`live`].
+
+mod live;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,7 +12,7 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use linkspan_proto::net_v1::network_service_client::NetworkServiceClient;
 use linkspan_proto::net_v1::{
-    AttachEndpointRequest, DetachEndpointRequest, Endpoint, Link as WireLink, ListEndpointsRequest,
+    self, AttachEndpointRequest, DetachEndpointRequest, Endpoint, ListEndpointsRequest,
     ListNetworksRequest, ReleaseNameRequest, RenameEndpointRequest,
 };
 use tokio::time::Instant;
@@ -17,7 +20,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::container::convert;
-use crate::container::record::{NetworkSettings, Record};
+use crate::container::record::{Link, NetworkSettings, Record};
 use crate::directory_watch::DirectoryWatch;
 use crate::port::PortError;
 
@@ -78,27 +81,9 @@ impl NetworkClient {
             name: record.name.clone(),
             hostname: record.hostname().to_owned(),
             network: String::new(),
-            exposed: record
-                .config
-                .exposed
-                .iter()
-                .map(|port| port.to_wire())
-                .collect(),
-            port_mappings: record
-                .wanted_mappings()
-                .iter()
-                .map(convert::mapping_to_wire)
-                .collect(),
-            links: record
-                .host
-                .links
-                .iter()
-                .map(|link| WireLink {
-                    alias: link.alias.clone(),
-                    source_name: link.source.clone(),
-                    ports: Vec::new(),
-                })
-                .collect(),
+            exposed: exposed(record),
+            port_mappings: mappings(record),
+            links: links(record),
             host_access: record.reaches_host(),
             ..AttachEndpointRequest::default()
         };
@@ -106,10 +91,7 @@ impl NetworkClient {
             let request = request.clone();
             async move { client.attach_endpoint(request).await }
         });
-        let endpoint = response.await?.endpoint;
-        settings(endpoint.ok_or(NetworkError::Protocol {
-            what: "no endpoint".to_owned(),
-        })?)
+        some_settings(response.await?.endpoint)
     }
 
     /// Detaches a container; its lease stays with the name unless `release` is set.
@@ -154,16 +136,15 @@ impl NetworkClient {
         .map(|_response| ())
     }
 
-    /// The ids of everything that is attached.
-    pub(crate) async fn endpoint_ids(&self) -> Result<Vec<String>, NetworkError> {
+    /// Everything that is attached, by id.
+    pub(crate) async fn endpoints(&self) -> Result<Vec<(String, NetworkSettings)>, NetworkError> {
         let response = self
             .call(|mut client| async move { client.list_endpoints(ListEndpointsRequest {}).await })
             .await?;
-        Ok(response
-            .endpoints
-            .into_iter()
-            .map(|endpoint| endpoint.id)
-            .collect())
+        let endpoints = response.endpoints.into_iter();
+        endpoints
+            .map(|endpoint| Ok((endpoint.id.clone(), settings(endpoint)?)))
+            .collect()
     }
 
     /// Whether netd answers now.
@@ -227,6 +208,30 @@ async fn wait_for_change(watch: &DirectoryWatch, deadline: Instant) {
     let latest = deadline.min(Instant::now() + Duration::from_millis(250));
     // Either outcome leads to another attempt.
     tokio::time::timeout_at(latest, watch.changed()).await.ok();
+}
+
+fn exposed(record: &Record) -> Vec<net_v1::Port> {
+    record.exposed().iter().map(|port| port.to_wire()).collect()
+}
+
+fn mappings(record: &Record) -> Vec<net_v1::PortMapping> {
+    let mappings = record.wanted_mappings();
+    mappings.iter().map(convert::mapping_to_wire).collect()
+}
+
+fn links(record: &Record) -> Vec<net_v1::Link> {
+    let link = |link: &Link| net_v1::Link {
+        alias: link.alias.clone(),
+        source_name: link.source.clone(),
+        ports: link.ports.iter().map(|port| port.to_wire()).collect(),
+    };
+    record.host.links.iter().map(link).collect()
+}
+
+fn some_settings(endpoint: Option<Endpoint>) -> Result<NetworkSettings, NetworkError> {
+    settings(endpoint.ok_or(NetworkError::Protocol {
+        what: "no endpoint".to_owned(),
+    })?)
 }
 
 fn settings(endpoint: Endpoint) -> Result<NetworkSettings, NetworkError> {

@@ -6,7 +6,7 @@
 //! `image::record`.
 //!
 //! - durable, `ROOT/runtimed.db`: containers that are not removed by themselves,
-//!   images, references.
+//!   images, references, moves of ports that are under way.
 //! - volatile, `RUN/runtimed.db`, on a filesystem that a reboot empties: runs, and
 //!   containers that remove themselves.
 //!
@@ -19,13 +19,16 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::container::moves::PortMove;
 use crate::container::record::{Record, Run};
 use crate::image::record::ImageRecord;
+use crate::port::Port;
 
 const CONTAINERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("containers");
 const RUNS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("runs");
 const IMAGES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("images");
 const REFERENCES: TableDefinition<'_, &str, &str> = TableDefinition::new("references");
+const MOVES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("moves");
 
 /// The engine's memory.
 #[derive(Debug)]
@@ -74,6 +77,7 @@ impl Store {
                 transaction.open_table(RUNS)?;
                 transaction.open_table(IMAGES)?;
                 transaction.open_table(REFERENCES)?;
+                transaction.open_table(MOVES)?;
                 Ok(())
             })?;
         }
@@ -128,6 +132,25 @@ impl Store {
     /// All runs.
     pub(crate) fn runs(&self) -> Result<Vec<Run>> {
         list(&self.volatile, RUNS)
+    }
+
+    /// Writes the intent to move a port.
+    pub(crate) fn put_move(&self, intent: &PortMove) -> Result<()> {
+        put(&self.durable, MOVES, &intent.host.to_string(), intent)
+    }
+
+    /// Removes the intent to move a port.
+    pub(crate) fn remove_move(&self, host: Port) -> Result<()> {
+        write(&self.durable, |transaction| {
+            let mut table = transaction.open_table(MOVES)?;
+            table.remove(host.to_string().as_str())?;
+            Ok(())
+        })
+    }
+
+    /// All moves of ports that nobody finished.
+    pub(crate) fn moves(&self) -> Result<Vec<PortMove>> {
+        list(&self.durable, MOVES)
     }
 
     /// Writes images and moves references to them, all in one step.

@@ -5,10 +5,11 @@
 //! steps of a start in [`super::launch`].
 
 mod adopt;
+mod links;
+mod ports;
 mod process;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use super::launch::{self, DownSources, Launched};
 use super::record::{LastRun, NetworkSettings, Record, Run};
 use super::state::{Admission, Request, State, admit};
 use super::streams::ShimStreams;
-use super::{Command, ContainerError, Handle, Result, View, convert, hosts};
+use super::{Command, ContainerError, Handle, Result, View, convert};
 use crate::engine::Engine;
 use crate::shim_client::{ShimClient, ShimEvent};
 
@@ -184,6 +185,11 @@ impl Actor {
             Command::SourceRenamed { name, new_name } => {
                 self.source_renamed(&name, &new_name).await;
             }
+            Command::FailStart { error, reply } => {
+                let error = self.start_failed(error).await;
+                answer(reply, Err(error));
+            }
+            Command::Change(change) => self.answer_change(change).await,
         }
     }
 
@@ -251,24 +257,36 @@ impl Actor {
     async fn launch(&mut self, streams: Option<ShimStreams>, down: DownSources) -> Result<()> {
         match launch::launch(&self.engine, &self.record, streams, down).await {
             Ok(launched) => self.launched(launched).await,
-            Err(error) => {
-                self.record.error = crate::engine::chain(&error);
-                if self.record.discard_on_start_failure && self.record.last_run.is_none() {
-                    self.delete().await;
-                } else {
-                    self.save_record().await?;
-                    self.publish(false);
-                }
-                Err(error)
-            }
+            Err(error) => Err(self.start_failed(error).await),
         }
+    }
+
+    /// Remembers why a start failed, or gives the container up; gives the error back.
+    async fn start_failed(&mut self, error: ContainerError) -> ContainerError {
+        if self.running.is_some() || self.deleting {
+            return error;
+        }
+        self.record.error = crate::engine::chain(&error);
+        self.record.start_exit_code = error.start_exit_code();
+        if self.record.discard_on_start_failure && self.record.last_run.is_none() {
+            self.delete().await;
+            return error;
+        }
+        if let Err(error) = self.save_record().await {
+            tracing::error!(container_id = self.record.id, %error, "save a failed start");
+        }
+        self.publish(false);
+        error
     }
 
     async fn launched(&mut self, Launched { run, shim, events }: Launched) -> Result<()> {
         self.record.error.clear();
+        self.record.start_exit_code = 0;
+        self.record.before_change = None;
         self.record.last_run = Some(LastRun {
             started_at_ns: run.started_at_ns,
             addresses: run.network.as_ref().map(NetworkSettings::addresses),
+            published: run.published().to_vec(),
             ..LastRun::default()
         });
         self.running = Some(Running {
@@ -365,6 +383,7 @@ impl Actor {
 
     async fn rename(&mut self, new_name: String) -> Result<()> {
         let name = std::mem::replace(&mut self.record.name, new_name.clone());
+        let generated = std::mem::replace(&mut self.record.generated_name, false);
         let renamed = self.engine.network.rename(&name, &new_name).await;
         let saved = match renamed {
             Ok(()) => self.save_record().await,
@@ -372,65 +391,13 @@ impl Actor {
         };
         if let Err(error) = saved {
             self.record.name = name;
+            self.record.generated_name = generated;
             return Err(error);
         }
-        self.record.generated_name = false;
         self.publish(false);
         self.engine.names_changed();
         self.event("rename", &[("oldName", name)]);
         Ok(())
-    }
-
-    async fn source_renamed(&mut self, name: &str, new_name: &str) {
-        let mut changed = false;
-        for link in self
-            .record
-            .host
-            .links
-            .iter_mut()
-            .filter(|link| link.source == name)
-        {
-            new_name.clone_into(&mut link.source);
-            changed = true;
-        }
-        if !changed {
-            return;
-        }
-        if let Err(error) = self.save_record().await {
-            tracing::error!(container_id = self.record.id, %error, "save a renamed link");
-        }
-        self.publish(false);
-        self.refresh_hosts().await;
-    }
-
-    /// Brings the lines of the links in the hosts file up to date.
-    async fn refresh_hosts(&mut self) {
-        let links = launch::resolve_links(&self.engine, &self.record);
-        let lines: Vec<_> = links
-            .iter()
-            .flat_map(launch::ResolvedLink::hosts_lines)
-            .collect();
-        let Some(running) = &mut self.running else {
-            return;
-        };
-        if running.run.hosts_lines == lines {
-            return;
-        }
-        let path = launch::run_paths(&self.engine, &self.record.id).hosts;
-        if let Err(error) = hosts::rewrite(Path::new(&path), &running.run.hosts_lines, &lines) {
-            tracing::warn!(container_id = self.record.id, %error, "rewrite the hosts file, ignoring");
-            return;
-        }
-        running.run.hosts_lines = lines;
-        let run = running.run.clone();
-        let saved = self
-            .engine
-            .blocking(move |engine| Ok(engine.store.put_run(&run)?))
-            .await;
-        if let Err(error) = saved {
-            tracing::warn!(container_id = self.record.id, %error, "save the hosts lines, ignoring");
-        }
-        self.publish(false);
     }
 
     async fn ended(&mut self, exit: Exit) {
@@ -462,6 +429,7 @@ impl Actor {
             exit_code,
             oom_killed,
             addresses: run.network.as_ref().map(NetworkSettings::addresses),
+            published: run.published().to_vec(),
         });
         self.ended_runs += 1;
         let restart = goals.iter().any(|goal| matches!(goal, Goal::Restarted(_)));

@@ -9,11 +9,14 @@ use nix::sys::signal::Signal;
 
 use super::create::Request;
 use super::launch::run_paths;
-use super::record::{Config, HostSettings, Link, NetworkSettings, PortMapping};
+use super::record::{Config, HostSettings, Link, LinkWait, NetworkSettings, PortMapping, Record};
 use super::state::State;
 use super::{ContainerError, Result, View};
 use crate::engine::Engine;
 use crate::port::{Port, PortError};
+
+/// The longest that a link may wait: a year, so that no clock overflows.
+const MAX_TIMEOUT_MS: u64 = 365 * 24 * 3600 * 1000;
 
 /// A mapping for the wire.
 pub(crate) fn mapping_to_wire(mapping: &PortMapping) -> net_v1::PortMapping {
@@ -139,6 +142,64 @@ pub(crate) fn create_request(request: wire::CreateContainerRequest) -> Result<Re
     })
 }
 
+/// A link from the wire.
+pub(crate) fn link_from_wire(link: wire::LinkConfig) -> Result<Link> {
+    let invalid = |rule: &str| ContainerError::Invalid {
+        what: "link",
+        rule: rule.to_owned(),
+    };
+    let wait = match wire::LinkWait::try_from(link.wait) {
+        Ok(wire::LinkWait::Unspecified) => LinkWait::Nothing,
+        Ok(wire::LinkWait::Started) => LinkWait::Started,
+        Ok(wire::LinkWait::Port) => LinkWait::Port,
+        Err(_unknown) => {
+            return Err(invalid(
+                "it waits for something that this engine does not know",
+            ));
+        }
+    };
+    let timeout_ms = match link.timeout.as_ref().map(linkspan_proto::time::duration) {
+        None => 0,
+        Some(Some(timeout)) => u64::try_from(timeout.as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1),
+        Some(None) => return Err(invalid("its timeout is negative")),
+    };
+    let ports = link.ports.iter().map(Port::from_wire);
+    Ok(Link {
+        source: link.source,
+        alias: link.alias,
+        env: if link.env.is_empty() {
+            "all".to_owned()
+        } else {
+            link.env
+        },
+        ports: ports.collect::<std::result::Result<_, _>>()?,
+        wait,
+        timeout_ms: timeout_ms.min(MAX_TIMEOUT_MS),
+    })
+}
+
+/// A link for the wire.
+pub(crate) fn link_to_wire(link: &Link) -> wire::LinkConfig {
+    let wait = match link.wait {
+        LinkWait::Nothing => wire::LinkWait::Unspecified,
+        LinkWait::Started => wire::LinkWait::Started,
+        LinkWait::Port => wire::LinkWait::Port,
+    };
+    let timeout = Duration::from_millis(link.timeout_ms);
+    wire::LinkConfig {
+        source: link.source.clone(),
+        alias: link.alias.clone(),
+        env: link.env.clone(),
+        ports: link.ports.iter().map(|port| port.to_wire()).collect(),
+        wait: wait.into(),
+        timeout: (link.timeout_ms != 0)
+            .then(|| prost_types::Duration::try_from(timeout).ok())
+            .flatten(),
+    }
+}
+
 fn host_settings(host: wire::HostConfig) -> Result<HostSettings> {
     let mappings = host.port_mappings.iter().map(mapping_from_wire);
     for (what, value) in [
@@ -157,16 +218,8 @@ fn host_settings(host: wire::HostConfig) -> Result<HostSettings> {
         links: host
             .links
             .into_iter()
-            .map(|link| Link {
-                source: link.source,
-                alias: link.alias,
-                env: if link.env.is_empty() {
-                    "all".to_owned()
-                } else {
-                    link.env
-                },
-            })
-            .collect(),
+            .map(link_from_wire)
+            .collect::<Result<_>>()?,
         port_mappings: mappings.collect::<std::result::Result<_, _>>()?,
         publish_all: host.publish_all_ports,
         auto_remove: host.auto_remove,
@@ -206,7 +259,10 @@ pub(crate) fn container_to_wire(engine: &Engine, view: &View) -> wire::Container
         host_config: Some(host_to_wire(&record.host)),
         state: state_to_wire(view.state).into(),
         pid: view.run.as_ref().map_or(0, |run| run.pid),
-        exit_code: last.exit_code,
+        exit_code: match (view.state, record.start_exit_code) {
+            (State::Running, _) | (_, 0) => last.exit_code,
+            (_, failed) => failed,
+        },
         error: record.error.clone(),
         oom_killed: last.oom_killed,
         created_at: time(record.created_at_ns),
@@ -217,12 +273,7 @@ pub(crate) fn container_to_wire(engine: &Engine, view: &View) -> wire::Container
             .as_ref()
             .and_then(|run| run.network.as_ref())
             .map(network_to_wire),
-        exposed_ports: record
-            .config
-            .exposed
-            .iter()
-            .map(|port| port.to_wire())
-            .collect(),
+        exposed_ports: exposed_to_wire(record),
         restart_count: 0,
         log_path: paths.log,
         hosts_path: paths.hosts,
@@ -230,6 +281,10 @@ pub(crate) fn container_to_wire(engine: &Engine, view: &View) -> wire::Container
         resolv_conf_path: paths.resolv_conf,
         networks: Vec::new(),
     }
+}
+
+fn exposed_to_wire(record: &Record) -> Vec<net_v1::Port> {
+    record.exposed().iter().map(|port| port.to_wire()).collect()
 }
 
 fn state_to_wire(state: State) -> ContainerState {
@@ -241,7 +296,7 @@ fn state_to_wire(state: State) -> ContainerState {
     }
 }
 
-fn config_to_wire(record: &super::record::Record) -> wire::ContainerConfig {
+fn config_to_wire(record: &Record) -> wire::ContainerConfig {
     let config = &record.config;
     let is_private = |entry: &&String| {
         let name = entry
@@ -268,7 +323,7 @@ fn config_to_wire(record: &super::record::Record) -> wire::ContainerConfig {
         tty: config.tty,
         open_stdin: config.open_stdin,
         labels: config.labels.clone().into_iter().collect(),
-        exposed_ports: config.exposed.iter().map(|port| port.to_wire()).collect(),
+        exposed_ports: exposed_to_wire(record),
         stop_signal: config.stop_signal.clone(),
         stop_timeout: config
             .stop_timeout_ms
@@ -278,16 +333,7 @@ fn config_to_wire(record: &super::record::Record) -> wire::ContainerConfig {
 
 fn host_to_wire(host: &HostSettings) -> wire::HostConfig {
     wire::HostConfig {
-        links: host
-            .links
-            .iter()
-            .map(|link| wire::LinkConfig {
-                source: link.source.clone(),
-                alias: link.alias.clone(),
-                env: link.env.clone(),
-                ..wire::LinkConfig::default()
-            })
-            .collect(),
+        links: host.links.iter().map(link_to_wire).collect(),
         port_mappings: host.port_mappings.iter().map(mapping_to_wire).collect(),
         publish_all_ports: host.publish_all,
         auto_remove: host.auto_remove,

@@ -8,18 +8,14 @@ use std::time::SystemTime;
 use linkspan_proto::time::unix_nanos;
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use super::environment::{crosses, looks_secret, prefix};
-use super::record::{Config, HostSettings, Link, RECORD_VERSION, Record};
-use super::state::State;
-use super::{ContainerError, Handle, Result, View, actor, launch, name, spec};
+use super::record::{Config, HostSettings, RECORD_VERSION, Record};
+use super::{ContainerError, Handle, Result, View, actor, launch, link, name, spec};
 use crate::engine::Engine;
 use crate::image::record::ImageRecord;
 use crate::image::reference::Reference;
 
 /// How often a made-up name may be taken before the id is the name.
 const NAME_ATTEMPTS: u32 = 6;
-/// The longest alias: that of a DNS label.
-const MAX_ALIAS: usize = 63;
 /// The most that the environment of a container may hold.
 const MAX_ENV_BYTES: usize = 1 << 20;
 
@@ -56,9 +52,12 @@ pub(crate) async fn create(engine: &Arc<Engine>, request: Request) -> Result<Cre
     let (record, sources) = plan(engine, request, &image)?;
     // A run that would be refused is refused before anything is made.
     if record.discard_on_start_failure {
-        launch::check_links(&record, &launch::resolve_links(engine, &record))?;
+        link::check_sources(&record, &link::resolve(engine, &record))?;
     }
-    let warnings = warnings(&record, &sources);
+    let links = record.host.links.iter().zip(&sources);
+    let warnings = links
+        .flat_map(|(link, source)| link::warnings(link, source.as_deref()))
+        .collect();
     let record = reserve_name(engine, record)?;
     match make(engine, &record).await {
         Ok(()) => {}
@@ -109,7 +108,7 @@ fn plan(
     engine: &Engine,
     request: Request,
     image: &ImageRecord,
-) -> Result<(Record, Vec<Arc<View>>)> {
+) -> Result<(Record, Vec<Option<Arc<View>>>)> {
     let id = random_id()?;
     let reference = match request.image.parse::<Reference>() {
         Ok(reference)
@@ -124,13 +123,6 @@ fn plan(
     };
     let mut config = request.config;
     merge_image(&mut config, request.has_entrypoint, image);
-    config.exposed.extend(
-        request
-            .host
-            .port_mappings
-            .iter()
-            .map(|mapping| mapping.container),
-    );
     config.exposed = config
         .exposed
         .into_iter()
@@ -157,9 +149,15 @@ fn plan(
         discard_on_start_failure: request.discard_on_start_failure,
         last_run: None,
         error: String::new(),
+        start_exit_code: 0,
+        before_change: None,
         deleting: false,
     };
-    let sources = resolve_links(engine, &mut record.host.links)?;
+    let links = record.host.links.iter_mut();
+    let sources = links
+        .map(|link| link::judge(engine, link))
+        .collect::<Result<_>>()?;
+    link::check_collisions(&record.host.links)?;
     validate(&record)?;
     Ok((record, sources))
 }
@@ -201,63 +199,6 @@ fn merge_image(config: &mut Config, has_entrypoint: bool, image: &ImageRecord) {
             .or_insert_with(|| value.clone());
     }
     config.exposed.extend(&defaults.exposed);
-}
-
-/// Replaces what names a source by its name, and an empty alias by that name.
-fn resolve_links(engine: &Engine, links: &mut [Link]) -> Result<Vec<Arc<View>>> {
-    let mut sources = Vec::new();
-    for link in links.iter_mut() {
-        let source_name = link.source.clone();
-        let view = engine
-            .containers
-            .find(&source_name)
-            .map_err(|error| match error {
-                ContainerError::NotFound { .. } => {
-                    ContainerError::LinkSourceMissing { source_name }
-                }
-                other => other,
-            })?
-            .view();
-        link.source.clone_from(&view.record.name);
-        if link.alias.is_empty() {
-            link.alias.clone_from(&link.source);
-        }
-        sources.push(view);
-    }
-    for (position, link) in links.iter().enumerate() {
-        validate_alias(&link.alias)?;
-        let collides = |other: &&Link| prefix(&other.alias) == prefix(&link.alias);
-        if let Some(first) = links.iter().take(position).find(collides) {
-            return Err(ContainerError::LinkConflict {
-                first: format!("{}:{}", first.source, first.alias),
-                second: format!("{}:{}", link.source, link.alias),
-                prefix: prefix(&link.alias),
-            });
-        }
-    }
-    Ok(sources)
-}
-
-fn validate_alias(alias: &str) -> Result<()> {
-    let valid = alias.len() <= MAX_ALIAS
-        && alias
-            .bytes()
-            .next()
-            .is_some_and(|b| b.is_ascii_alphanumeric())
-        && alias
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
-        && !alias.eq_ignore_ascii_case("localhost");
-    if valid {
-        return Ok(());
-    }
-    Err(ContainerError::Invalid {
-        what: "link",
-        rule: format!(
-            "the alias `{}` must have 1 to {MAX_ALIAS} letters, digits, `_`, `.` and `-`, begin with a letter or digit, and not be localhost",
-            alias.escape_default()
-        ),
-    })
 }
 
 fn validate(record: &Record) -> Result<()> {
@@ -353,40 +294,6 @@ fn validate_names(record: &Record) -> Result<()> {
         launch::extra_host(entry, "127.0.0.1")?;
     }
     Ok(())
-}
-
-/// What the user should know about what crosses the links.
-fn warnings(record: &Record, sources: &[Arc<View>]) -> Vec<String> {
-    let mut warnings = Vec::new();
-    for (link, source) in record.host.links.iter().zip(sources) {
-        let secret: Vec<&str> = source
-            .record
-            .shareable_env()
-            .map(|(name, _)| name)
-            .filter(|name| crosses(&link.env, name) && looks_secret(name))
-            .collect();
-        if !secret.is_empty() {
-            warnings.push(format!(
-                "link `{}` shows what looks like a secret of `{}` to this container: {}; \
-                 use --link {}:{},env=none, or give it to `{}` with --env-private",
-                link.alias,
-                link.source,
-                secret.join(", "),
-                link.source,
-                link.alias,
-                link.source
-            ));
-        }
-        if source.state != State::Running {
-            warnings.push(format!(
-                "link `{}`: `{}` is {}; start it before this container",
-                link.alias,
-                link.source,
-                source.state.word()
-            ));
-        }
-    }
-    warnings
 }
 
 fn reserve_name(engine: &Engine, mut record: Record) -> Result<Record> {
@@ -492,14 +399,6 @@ mod tests {
         merge_image(&mut config, true, &image());
         assert_eq!(config.entrypoint, ["mine"]);
         assert!(config.command.is_empty());
-    }
-
-    #[test]
-    fn an_alias_is_a_host_name() {
-        for bad in ["", "a b", "a\nb", "a/b", "-a", "localhost", &"x".repeat(64)] {
-            assert!(validate_alias(bad).is_err(), "{bad:?}");
-        }
-        validate_alias("webdb").unwrap();
     }
 
     #[test]

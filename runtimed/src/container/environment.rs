@@ -27,7 +27,7 @@ pub(crate) struct LinkSource<'a> {
     /// None when the source never had any.
     pub(crate) addresses: Option<Addresses>,
     /// Ascending.
-    pub(crate) ports: &'a [Port],
+    pub(crate) ports: Vec<Port>,
     /// The variables that may cross.
     pub(crate) env: Vec<(&'a str, &'a str)>,
 }
@@ -84,7 +84,7 @@ pub(crate) fn link_environment(consumer_name: &str, source: &LinkSource<'_>) -> 
             env.push(format!("{name}_PROTO={protocol}"));
             env.push(format!("{name}_PORT={number}"));
             env.push(format!("{name}_ADDR={ipv4}"));
-            if let Some(first) = run_ending_at(source.ports, position) {
+            if let Some(first) = run_ending_at(&source.ports, position) {
                 let name = format!(
                     "{prefix}_PORT_{}_{}",
                     first.number,
@@ -219,12 +219,13 @@ mod tests {
             source: "db".into(),
             alias: alias.into(),
             env: filter.into(),
+            ..Link::default()
         };
         let ports = ports(texts);
         let source = LinkSource {
             link: &link,
             addresses: Some(ADDRESSES),
-            ports: &ports,
+            ports,
             env,
         };
         link_environment("web2", &source)

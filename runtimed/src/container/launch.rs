@@ -17,13 +17,13 @@ use prost::Message;
 use tokio::sync::mpsc;
 
 use super::environment::{LinkSource, process_environment};
+use super::link::{self, ResolvedLink};
 use super::record::{
-    Addresses, HOST_GATEWAY, HostsLine, Link, NetworkSettings, RECORD_VERSION, Record, Run,
-    RunPhase,
+    HOST_GATEWAY, HostsLine, NetworkSettings, RECORD_VERSION, Record, Run, RunPhase,
 };
 use super::spec::{RunPaths, container_spec};
 use super::streams::ShimStreams;
-use super::{ContainerError, Result, View, hosts, orphan, resolver};
+use super::{ContainerError, Result, hosts, orphan, resolver};
 use crate::engine::Engine;
 use crate::image::layer::remove_tree;
 use crate::shim_client::{self, ShimClient, ShimError, ShimEvent};
@@ -45,65 +45,6 @@ pub(crate) enum DownSources {
     Tolerate,
 }
 
-/// The source of a link as it is now.
-#[derive(Debug)]
-pub(crate) struct ResolvedLink {
-    pub(crate) link: Link,
-    pub(crate) source: Option<Arc<View>>,
-}
-
-impl ResolvedLink {
-    /// The addresses that the source has now.
-    pub(crate) fn current(&self) -> Option<Addresses> {
-        let run = self.source.as_ref()?.run.as_ref()?;
-        run.network.as_ref().map(NetworkSettings::addresses)
-    }
-
-    /// Those, or the ones that are leased to its name.
-    fn known(&self) -> Option<Addresses> {
-        let last = || self.source.as_ref()?.record.last_run.as_ref()?.addresses;
-        self.current().or_else(last)
-    }
-
-    /// The lines for the hosts file; none while the source is down.
-    pub(crate) fn hosts_lines(&self) -> Vec<HostsLine> {
-        match (&self.source, self.current()) {
-            (Some(source), Some(addresses)) => {
-                let record = &source.record;
-                hosts::link_lines(&self.link.alias, record.hostname(), &record.name, addresses)
-            }
-            _ => Vec::new(),
-        }
-    }
-}
-
-/// Looks up the sources of all links of a container.
-pub(crate) fn resolve_links(engine: &Engine, record: &Record) -> Vec<ResolvedLink> {
-    let resolve = |link: &Link| ResolvedLink {
-        link: link.clone(),
-        source: engine
-            .containers
-            .by_name(&link.source)
-            .map(|handle| handle.view()),
-    };
-    record.host.links.iter().map(resolve).collect()
-}
-
-/// Refuses a start whose sources are not all running.
-pub(crate) fn check_links(record: &Record, links: &[ResolvedLink]) -> Result<()> {
-    match links.iter().find(|link| link.current().is_none()) {
-        None => Ok(()),
-        Some(down) => Err(ContainerError::LinkSourceDown {
-            consumer: match record.name.as_str() {
-                "" => "the container".to_owned(),
-                name => format!("`{name}`"),
-            },
-            alias: down.link.alias.clone(),
-            source_name: down.link.source.clone(),
-        }),
-    }
-}
-
 /// Starts a run. On an error nothing of it is left.
 pub(crate) async fn launch(
     engine: &Arc<Engine>,
@@ -111,9 +52,9 @@ pub(crate) async fn launch(
     streams: Option<ShimStreams>,
     down: DownSources,
 ) -> Result<Launched> {
-    let links = resolve_links(engine, record);
+    let links = link::resolve(engine, record);
     if down == DownSources::Refuse {
-        check_links(record, &links)?;
+        link::check_sources(record, &links)?;
     }
     let mut run = Run {
         version: RECORD_VERSION,
@@ -231,18 +172,7 @@ pub(crate) fn read_exit_record(engine: &Engine, id: &str) -> Option<Exit> {
 
 /// The variables of the first process.
 fn environment(record: &Record, links: &[ResolvedLink]) -> Vec<String> {
-    let sources: Vec<LinkSource<'_>> = links
-        .iter()
-        .filter_map(|link| {
-            let source = &link.source.as_ref()?.record;
-            Some(LinkSource {
-                link: &link.link,
-                addresses: link.known(),
-                ports: &source.config.exposed,
-                env: source.shareable_env().collect(),
-            })
-        })
-        .collect();
+    let sources: Vec<LinkSource<'_>> = links.iter().filter_map(ResolvedLink::carried).collect();
     process_environment(record, &sources)
 }
 

@@ -4,7 +4,7 @@
 //! types; `convert` goes between the two. A reader must accept every older version;
 //! a field that is new has a default, so that an older reader ignores it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,13 @@ pub(crate) struct Record {
     /// Why the last start failed.
     #[serde(default)]
     pub(crate) error: String,
+    /// What a shell would give for that failure; 0 while there is none.
+    #[serde(default)]
+    pub(crate) start_exit_code: i32,
+    /// What links and ports were before a change that is under way: if netd refuses the
+    /// change, or nobody lived to ask it, this comes back.
+    #[serde(default)]
+    pub(crate) before_change: Option<Openings>,
     /// Removal has begun and must be finished.
     #[serde(default)]
     pub(crate) deleting: bool,
@@ -67,7 +74,7 @@ pub(crate) struct Config {
     pub(crate) tty: bool,
     pub(crate) open_stdin: bool,
     pub(crate) labels: BTreeMap<String, String>,
-    /// Image, `--expose` and the container side of published ports, ascending.
+    /// What the image and `--expose` say, ascending; [`Record::exposed`] adds the rest.
     pub(crate) exposed: Vec<Port>,
     pub(crate) stop_signal: String,
     pub(crate) stop_timeout_ms: Option<u64>,
@@ -102,12 +109,41 @@ pub(crate) struct HostSettings {
 
 /// A link as it is kept: by the name of its source, so that it follows a source that
 /// is made again under that name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Link {
     pub(crate) source: String,
     pub(crate) alias: String,
     /// `all`, `none`, or a pattern.
     pub(crate) env: String,
+    /// The ports that it opens; none means all that the source exposes.
+    #[serde(default)]
+    pub(crate) ports: Vec<Port>,
+    /// What a start of the consumer waits for.
+    #[serde(default)]
+    pub(crate) wait: LinkWait,
+    /// How long it waits; 0 means the default.
+    #[serde(default)]
+    pub(crate) timeout_ms: u64,
+}
+
+/// What the start of a consumer waits for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum LinkWait {
+    /// For nothing: a source that is down refuses the start.
+    #[default]
+    Nothing,
+    /// Until the source runs.
+    Started,
+    /// Until it listens on every tcp port that the link opens.
+    Port,
+}
+
+/// What a container opens: what a live change replaces as a whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Openings {
+    pub(crate) links: Vec<Link>,
+    pub(crate) port_mappings: Vec<PortMapping>,
+    pub(crate) publish_all: bool,
 }
 
 /// A port to publish.
@@ -132,6 +168,9 @@ pub(crate) struct LastRun {
     pub(crate) oom_killed: bool,
     /// The addresses that it had; links of others to a source that is down use them.
     pub(crate) addresses: Option<Addresses>,
+    /// The ports that it had; those that netd chose stay with the name.
+    #[serde(default)]
+    pub(crate) published: Vec<PortMapping>,
 }
 
 /// The addresses of a container.
@@ -240,26 +279,78 @@ impl Record {
             .any(|entry| entry.ends_with(HOST_GATEWAY))
     }
 
+    /// Every port that links to this container may open: those of the image, those of
+    /// `--expose`, and the inner side of every published one. Ascending.
+    pub(crate) fn exposed(&self) -> Vec<Port> {
+        let published = self.host.port_mappings.iter().map(|m| m.container);
+        let all: BTreeSet<Port> = self
+            .config
+            .exposed
+            .iter()
+            .copied()
+            .chain(published)
+            .collect();
+        all.into_iter().collect()
+    }
+
     /// The ports to ask netd for: those given, and with `publish_all` one for each
     /// exposed port that no mapping names.
     pub(crate) fn wanted_mappings(&self) -> Vec<PortMapping> {
         let mut mappings = self.host.port_mappings.clone();
         if self.host.publish_all {
+            let named = |port: &&Port| !mappings.iter().any(|m| m.container == **port);
             let more: Vec<PortMapping> = self
                 .config
                 .exposed
                 .iter()
-                .filter(|port| !mappings.iter().any(|m| m.container == **port))
-                .map(|port| PortMapping {
-                    container: *port,
-                    host_port: 0,
-                    host_port_end: 0,
-                    host_ip: String::new(),
-                })
+                .filter(named)
+                .map(|port| PortMapping::anywhere(*port))
                 .collect();
             mappings.extend(more);
         }
         mappings
+    }
+
+    /// The links and ports as they are.
+    pub(crate) fn openings(&self) -> Openings {
+        Openings {
+            links: self.host.links.clone(),
+            port_mappings: self.host.port_mappings.clone(),
+            publish_all: self.host.publish_all,
+        }
+    }
+
+    /// Replaces the links and ports.
+    pub(crate) fn set_openings(&mut self, openings: Openings) {
+        let Openings {
+            links,
+            port_mappings,
+            publish_all,
+        } = openings;
+        self.host.links = links;
+        self.host.port_mappings = port_mappings;
+        self.host.publish_all = publish_all;
+    }
+}
+
+impl Run {
+    /// The ports of the host that lead to it.
+    pub(crate) fn published(&self) -> &[PortMapping] {
+        self.network
+            .as_ref()
+            .map_or(&[], |network| &network.published)
+    }
+}
+
+impl PortMapping {
+    /// The port on all addresses, at a number that netd chooses.
+    pub(crate) fn anywhere(container: Port) -> Self {
+        Self {
+            container,
+            host_port: 0,
+            host_port_end: 0,
+            host_ip: String::new(),
+        }
     }
 }
 
@@ -270,5 +361,32 @@ impl NetworkSettings {
             ipv4: self.ipv4_address,
             ipv6: self.ipv6_address,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_and_a_run_of_the_first_version_are_read() {
+        let text = r#"{"source":"db","alias":"db","env":"all"}"#;
+        let link: Link = serde_json::from_str(text).unwrap();
+        assert_eq!((link.wait, link.ports.len()), (LinkWait::Nothing, 0));
+        let text = r#"{"started_at_ns":1,"finished_at_ns":2,"exit_code":0,"oom_killed":false,
+            "addresses":null}"#;
+        let run: LastRun = serde_json::from_str(text).unwrap();
+        assert!(run.published.is_empty());
+    }
+
+    #[test]
+    fn a_published_port_is_exposed_as_long_as_it_is_published() {
+        let mut record = crate::container::tests::record("web");
+        record.config.exposed = vec!["80/tcp".parse().unwrap()];
+        let mapping = PortMapping::anywhere("53/udp".parse().unwrap());
+        record.host.port_mappings = vec![mapping];
+        assert_eq!(record.exposed().len(), 2);
+        record.host.port_mappings.clear();
+        assert_eq!(record.exposed(), record.config.exposed);
     }
 }

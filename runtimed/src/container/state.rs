@@ -24,6 +24,8 @@ pub(crate) enum Request {
     RemoveByForce,
     Attach,
     Exec,
+    /// Of links, ports or networks.
+    Change,
 }
 
 /// What is to be done with a request.
@@ -60,6 +62,7 @@ impl Request {
             Self::Remove | Self::RemoveByForce => "cannot remove",
             Self::Attach => "cannot attach",
             Self::Exec => "cannot run a command",
+            Self::Change => "cannot change links, ports or networks",
         }
     }
 }
@@ -74,7 +77,7 @@ pub(crate) fn admit(state: State, request: Request) -> Admission {
         (State::Running, Request::Start) => Nothing,
         (State::Running, Request::Stop) => Admit,
         (State::Created | State::Stopped, Request::Stop) => Nothing,
-        (_, Request::Restart | Request::RemoveByForce) => Admit,
+        (_, Request::Restart | Request::RemoveByForce | Request::Change) => Admit,
         (State::Running, Request::Signal | Request::Attach | Request::Exec) => Admit,
         (State::Created | State::Stopped, Request::Signal | Request::Attach | Request::Exec) => {
             Deny {
@@ -119,6 +122,7 @@ mod tests {
             Request::Restart,
             Request::RemoveByForce,
             Request::Exec,
+            Request::Change,
         ] {
             assert!(matches!(
                 admit(State::Deleting, request),

@@ -17,7 +17,7 @@ use tonic::{Response, Status, Streaming};
 
 use super::status::{invalid, of_container};
 use crate::container::streams::{ClientStreams, Wanted, connect};
-use crate::container::{Command, ContainerError, ExecRequest, Handle, convert, create};
+use crate::container::{Command, ContainerError, ExecRequest, Handle, convert, create, wait};
 use crate::engine::Engine;
 
 /// How much of a pipe goes into one message.
@@ -124,6 +124,10 @@ pub(crate) async fn attach(
         .containers
         .find(&start.container)
         .map_err(|e| of_container(&e))?;
+    if start.start {
+        let ready = wait::for_sources(engine, &handle).await;
+        ready.map_err(|e| of_container(&e))?;
+    }
     let view = handle.view();
     let config = &view.record.config;
     let wanted = Wanted {

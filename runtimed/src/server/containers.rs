@@ -18,7 +18,9 @@ use super::filters::Filters;
 use super::status::{invalid, of_container};
 use crate::container::logs::{LogReader, Stream as LogStream};
 use crate::container::state::State;
-use crate::container::{Command, ContainerError, Handle, View, convert, create, launch, name};
+use crate::container::{
+    Command, ContainerError, Handle, View, convert, create, launch, name, wait,
+};
 use crate::directory_watch::DirectoryWatch;
 use crate::engine::Engine;
 
@@ -100,12 +102,17 @@ impl ContainerService for Service {
         &self,
         request: Request<wire::StartContainerRequest>,
     ) -> Answer<wire::StartContainerResponse> {
-        let container = request.into_inner().container;
-        self.ask(&container, |reply| Command::Start {
-            streams: None,
-            reply,
-        })
-        .await?;
+        let handle = self.find(&request.into_inner().container)?;
+        let start = async {
+            wait::for_sources(&self.engine, &handle).await?;
+            handle
+                .ask(|reply| Command::Start {
+                    streams: None,
+                    reply,
+                })
+                .await
+        };
+        start.await.map_err(|e| of_container(&e))?;
         Ok(Response::new(wire::StartContainerResponse {}))
     }
 

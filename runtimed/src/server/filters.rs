@@ -105,7 +105,7 @@ fn matches(view: &View, key: &str, value: &str, created_at: &impl Fn(&str) -> Op
         }
         "expose" => value
             .parse::<Port>()
-            .is_ok_and(|port| record.config.exposed.contains(&port)),
+            .is_ok_and(|port| record.exposed().contains(&port)),
         "publish" => value.parse::<Port>().is_ok_and(|port| {
             let network = view.run.as_ref().and_then(|run| run.network.as_ref());
             network.is_some_and(|network| {

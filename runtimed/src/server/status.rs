@@ -72,7 +72,11 @@ fn classify(error: &ContainerError) -> (Code, ErrorReason) {
         ContainerError::WrongState { .. } | ContainerError::Gone => {
             (Code::FailedPrecondition, ErrorReason::WrongState)
         }
-        ContainerError::LinkSourceDown { .. } => {
+        ContainerError::MoveNeedsBoth { .. } => (Code::FailedPrecondition, ErrorReason::WrongState),
+        ContainerError::WaitAbandoned => (Code::Cancelled, ErrorReason::WrongState),
+        ContainerError::LinkNotFound { .. } => (Code::NotFound, ErrorReason::LinkNotFound),
+        ContainerError::PortNotFound { .. } => (Code::NotFound, ErrorReason::PortNotFound),
+        ContainerError::LinkSourceDown { .. } | ContainerError::LinkWaitOver { .. } => {
             (Code::FailedPrecondition, ErrorReason::LinkSourceNotRunning)
         }
         ContainerError::LinkConflict { .. } => {

@@ -67,6 +67,7 @@ impl Actor {
         if let Some(exit) = state.exit {
             return self.ended(exit).await;
         }
+        self.finish_change().await;
         self.refresh_hosts().await;
     }
 }
