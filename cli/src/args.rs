@@ -3,12 +3,14 @@
 pub(crate) mod create;
 pub(crate) mod environment;
 pub(crate) mod link;
+pub(crate) mod live;
 pub(crate) mod port;
 pub(crate) mod size;
 
 use clap::{Args, Parser, Subcommand};
 
 use self::create::CreateArguments;
+use self::live::{ExplainArguments, LinkArguments, PortArguments};
 
 /// Containers that find each other over links, closed to everyone else.
 #[derive(Debug, Parser)]
@@ -58,8 +60,12 @@ pub(crate) enum Command {
     Wait(Names),
     /// Give a container another name
     Rename(RenameArguments),
-    /// List the published ports of a container
+    /// List the published ports of a container, or change them: ls, add, rm, mv, who
     Port(PortArguments),
+    /// Links as live objects: add, rm, ls, inspect
+    Link(LinkArguments),
+    /// Tell whether a connection would be made, and why
+    Explain(ExplainArguments),
     /// List images
     Images(ImagesArguments),
     /// Load images from an archive of docker save or an OCI layout
@@ -259,15 +265,6 @@ pub(crate) struct RenameArguments {
     pub(crate) container: String,
     /// Its new name
     pub(crate) new_name: String,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct PortArguments {
-    /// The container
-    pub(crate) container: String,
-    /// Only this port of the container, NUMBER[/PROTOCOL]
-    #[arg(value_name = "PORT")]
-    pub(crate) port: Option<String>,
 }
 
 #[derive(Debug, Args)]

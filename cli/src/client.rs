@@ -6,6 +6,8 @@ use anyhow::{Context, bail};
 use hyper_util::rt::TokioIo;
 use linkspan_proto::runtime_v1::container_service_client::ContainerServiceClient;
 use linkspan_proto::runtime_v1::image_service_client::ImageServiceClient;
+use linkspan_proto::runtime_v1::link_service_client::LinkServiceClient;
+use linkspan_proto::runtime_v1::port_service_client::PortServiceClient;
 use linkspan_proto::runtime_v1::system_service_client::SystemServiceClient;
 use linkspan_proto::runtime_v1::{Container, GetContainerRequest};
 use tonic::Status;
@@ -21,6 +23,8 @@ const MAX_ANSWER_BYTES: usize = 64 << 20;
 pub(crate) struct Client {
     pub(crate) containers: ContainerServiceClient<Channel>,
     pub(crate) images: ImageServiceClient<Channel>,
+    pub(crate) links: LinkServiceClient<Channel>,
+    pub(crate) ports: PortServiceClient<Channel>,
     pub(crate) system: SystemServiceClient<Channel>,
 }
 
@@ -73,6 +77,8 @@ pub(crate) async fn connect(host: Option<&str>) -> anyhow::Result<Client> {
             .max_decoding_message_size(MAX_ANSWER_BYTES),
         images: ImageServiceClient::new(channel.clone())
             .max_decoding_message_size(MAX_ANSWER_BYTES),
+        links: LinkServiceClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES),
+        ports: PortServiceClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES),
         system: SystemServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES),
     })
 }

@@ -3,9 +3,11 @@
 mod attach;
 mod create;
 mod events;
+mod explain;
 mod images;
 mod inspect;
 mod lifecycle;
+mod link;
 mod logs;
 mod port;
 mod ps;
@@ -44,6 +46,8 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Exec(exec) => attach::exec(client, exec).await,
         Command::Attach(attach) => attach::attach(client, attach).await,
         Command::Port(port) => port::run(client, port).await,
+        Command::Link(link) => link::run(client, link).await,
+        Command::Explain(explain) => explain::run(client, explain).await,
         Command::Images(images) => images::list(client, images).await,
         Command::Load(load) => images::load(client, load).await,
         Command::Import(import) => images::import(client, import).await,

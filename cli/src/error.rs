@@ -11,7 +11,7 @@ use crate::printer;
 /// Which rule gives the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Context {
-    /// `run`, `create` and `exec`: 125, 126, 127.
+    /// `run`, `create`, `exec` and `explain`: 125, 126, 127.
     Run,
     /// Everything else: 1.
     Other,
@@ -20,7 +20,9 @@ pub(crate) enum Context {
 impl Context {
     pub(crate) fn of(command: &Command) -> Self {
         match command {
-            Command::Run(_) | Command::Create(_) | Command::Exec(_) => Self::Run,
+            Command::Run(_) | Command::Create(_) | Command::Exec(_) | Command::Explain(_) => {
+                Self::Run
+            }
             _ => Self::Other,
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! `args` parse, `commands` act, `printer` prints. Standard output is data, standard
 //! error is talk. Exit codes: 125 when the engine refused a run, 126 and 127 when the
-//! command cannot be executed or is not there, else the command's own; other commands
+//! command cannot be executed or is not there, else the command's own; `explain` exits with 1
+//! when the connection would not be made, and 125 when that cannot be told; other commands
 //! exit with 1 on failure and 2 on wrong usage.
 
 #![forbid(unsafe_code)]
@@ -60,7 +61,7 @@ fn usage(error: &clap::Error) -> ExitCode {
         };
     }
     match std::env::args().nth(1).as_deref() {
-        Some("run" | "create" | "exec") => ExitCode::from(EXIT_ENGINE),
+        Some("run" | "create" | "exec" | "explain") => ExitCode::from(EXIT_ENGINE),
         _ => ExitCode::from(EXIT_USAGE),
     }
 }

@@ -44,7 +44,7 @@ pub(crate) struct CreateArguments {
     #[arg(
         long,
         value_name = "LINK",
-        help = "Link to a container: NAME[:ALIAS][,env=all|none|PATTERN]"
+        help = "Link to a container: NAME[:ALIAS][,env=all|none|PATTERN][,ports=PORT[+PORT]][,wait=started|port][,timeout=60s]"
     )]
     pub(crate) link: Vec<String>,
     /// A variable, NAME=VALUE, or NAME for the caller's value

@@ -84,7 +84,7 @@ async fn find(client: &mut Client, name: &str, kind: Option<&str>) -> anyhow::Re
 }
 
 /// JSON with four spaces, as Docker indents it.
-fn indented(value: &Json) -> anyhow::Result<String> {
+pub(super) fn indented(value: &Json) -> anyhow::Result<String> {
     let mut bytes = Vec::new();
     let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
     let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, formatter);
@@ -327,7 +327,7 @@ mod tests {
         let link = |source: &str| wire::LinkConfig {
             source: source.to_owned(),
             alias: "db".to_owned(),
-            env: String::new(),
+            ..Default::default()
         };
         assert_eq!(container_json(&container)["HostConfig"]["Links"], json!([]));
         container.host_config = Some(wire::HostConfig {

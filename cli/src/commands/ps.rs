@@ -54,7 +54,7 @@ pub(crate) async fn run(mut client: Client, arguments: PsArguments) -> anyhow::R
             .iter()
             .map(|row| format!("{}\n", cell(row, "ID")))
             .collect(),
-        (false, None) => default_table(&rows),
+        (false, None) => default_table(&rows, &COLUMNS),
         (false, Some(format)) => render(format, &rows, &COLUMNS)?,
     };
     printer::out(text.as_bytes())?;
@@ -96,16 +96,17 @@ pub(super) fn render(
     Ok(printer::table(&cells))
 }
 
-fn default_table(rows: &[Json]) -> String {
+/// The table of rows by their columns.
+pub(super) fn default_table(rows: &[Json], columns: &[(&str, &str)]) -> String {
     let mut table = vec![
-        COLUMNS
+        columns
             .iter()
             .map(|(title, _)| (*title).to_owned())
             .collect::<Vec<_>>(),
     ];
     table.extend(
         rows.iter()
-            .map(|row| COLUMNS.iter().map(|(_, field)| cell(row, field)).collect()),
+            .map(|row| columns.iter().map(|(_, field)| cell(row, field)).collect()),
     );
     printer::table(&table)
 }
