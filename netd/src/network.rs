@@ -16,6 +16,7 @@ pub(crate) mod bridge;
 pub(crate) mod choose;
 pub(crate) mod device;
 pub(crate) mod error;
+pub(crate) mod explain;
 pub(crate) mod holder;
 #[cfg_attr(
     not(test),

@@ -25,5 +25,11 @@ pub(crate) fn elements(network: &Network) -> Elements {
     if network.egress == Egress::Internal {
         elements.insert((SetName::Internal, key(&[&bridge])), Vec::new());
     }
+    if network.is_users() {
+        let ipv4 = key(&[&bridge, &gateway.ipv4.octets()]);
+        let ipv6 = key(&[&bridge, &gateway.ipv6.octets()]);
+        elements.insert((SetName::Resolvers4, ipv4), Vec::new());
+        elements.insert((SetName::Resolvers6, ipv6), Vec::new());
+    }
     elements
 }

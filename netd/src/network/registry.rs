@@ -147,7 +147,7 @@ impl Registry {
                 consumer_name: consumer.name.clone(),
                 link: link.clone(),
                 network: consumer.network.clone(),
-                open: self.open(consumer, link),
+                open: self.open_link(consumer, link),
             }));
         }
         statuses
@@ -198,12 +198,13 @@ impl Registry {
         consumer
             .links
             .iter()
-            .filter_map(|link| self.open(consumer, link))
+            .filter_map(|link| self.open_link(consumer, link))
             .flat_map(|open| link::elements(&open))
             .collect()
     }
 
-    fn open(&self, consumer: &Endpoint, link: &Link) -> Option<OpenLink> {
+    /// What a link of a consumer opens now; none if its source is not attached.
+    pub(crate) fn open_link(&self, consumer: &Endpoint, link: &Link) -> Option<OpenLink> {
         let source = self.find_name(&link.source_name, &consumer.network)?;
         Some(open_link(consumer, source, link))
     }

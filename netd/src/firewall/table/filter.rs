@@ -41,6 +41,10 @@ const LOOPBACK6: Subnet<Ipv6Addr> = Subnet {
     prefix: 128,
 };
 
+const DNS: u16 = 53;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
 /// The chains, those that others go to first.
 pub(super) fn chains(layout: &Layout) -> Vec<Chain> {
     let limited = layout.connection_limit > 0;
@@ -277,6 +281,31 @@ fn to_host(layout: &Layout) -> Vec<Rule> {
             .equals(ICMP_TYPE, &[ECHO_REQUEST_V6])
             .accept(),
     ];
+    for protocol in [UDP, TCP] {
+        let names = || {
+            Rule::new()
+                .protocol(protocol)
+                .equals(DESTINATION_PORT, &DNS.to_be_bytes())
+        };
+        rules.extend([
+            names()
+                .family(Family::Ipv4)
+                .lookup(
+                    &[Field::IncomingIfname, IP4_DESTINATION],
+                    Is,
+                    SetName::Resolvers4,
+                )
+                .accept(),
+            names()
+                .family(Family::Ipv6)
+                .lookup(
+                    &[Field::IncomingIfname, IP6_DESTINATION],
+                    Is,
+                    SetName::Resolvers6,
+                )
+                .accept(),
+        ]);
+    }
     // Containers to which the host was declared; nobody else is a peer of the gateway.
     rules.extend([
         ipv4()

@@ -21,6 +21,10 @@ pub(crate) enum SetName {
     Gateways4,
     /// The addresses of the host on our bridges.
     Gateways6,
+    /// Bridge, address at which names are answered.
+    Resolvers4,
+    /// Bridge, address at which names are answered.
+    Resolvers6,
     /// Container addresses, each with the number of connections it has open.
     Limits4,
     /// Container addresses, each with the number of connections it has open.
@@ -95,7 +99,7 @@ impl DataType {
 
 impl SetName {
     /// Every set.
-    pub(crate) const ALL: [Self; 24] = [
+    pub(crate) const ALL: [Self; 26] = [
         Self::Ports,
         Self::Pins4,
         Self::Pins6,
@@ -104,6 +108,8 @@ impl SetName {
         Self::Internal,
         Self::Gateways4,
         Self::Gateways6,
+        Self::Resolvers4,
+        Self::Resolvers6,
         Self::Limits4,
         Self::Limits6,
         Self::Links4,
@@ -133,6 +139,8 @@ impl SetName {
             Self::Internal => "internal",
             Self::Gateways4 => "gateways4",
             Self::Gateways6 => "gateways6",
+            Self::Resolvers4 => "resolvers4",
+            Self::Resolvers6 => "resolvers6",
             Self::Limits4 => "limits4",
             Self::Limits6 => "limits6",
             Self::Links4 => "links4",
@@ -170,6 +178,8 @@ impl SetName {
             Self::Pins6 => &[Ifname, Ether, Ipv6],
             Self::Gateways4 | Self::Limits4 => &[Ipv4],
             Self::Gateways6 | Self::Limits6 => &[Ipv6],
+            Self::Resolvers4 => &[Ifname, Ipv4],
+            Self::Resolvers6 => &[Ifname, Ipv6],
             Self::Links4 => &[Ipv4, Ipv4, Protocol, Service],
             Self::Links6 => &[Ipv6, Ipv6, Protocol, Service],
             Self::Peers4 => &[Ipv4, Ipv4],
