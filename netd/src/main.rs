@@ -10,14 +10,6 @@
 mod config;
 mod firewall;
 mod ipam;
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        unused_imports,
-        reason = "networks that users make are what it serves"
-    )
-)]
 mod names;
 mod netlink;
 mod netns;
@@ -35,6 +27,8 @@ use clap::error::ErrorKind;
 use config::{Arguments, Config};
 use network::Owner;
 
+/// Where the host says whom it asks for names.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// A value on the command line is wrong (`EX_USAGE`).
 const EXIT_USAGE: u8 = 64;
 
@@ -88,7 +82,8 @@ fn serve(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
     config.prepare_directories()?;
     let owner = Owner::start(config)?;
     let info = server::NetworkInfo::of(config);
-    let (handle, thread) = network::spawn(owner)?;
+    let (handle, served_networks, thread) = network::spawn(owner)?;
+    let names = names::spawn(served_networks, RESOLV_CONF.into())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -98,6 +93,10 @@ fn serve(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
     thread
         .join()
         .map_err(|_panic| "the network thread panicked")?;
+    // Nobody is told of networks any more, so the name server ends too.
+    names
+        .join()
+        .map_err(|_panic| "the thread of names panicked")?;
     Ok(served?)
 }
 

@@ -22,8 +22,8 @@ mod zone;
 
 use std::net::IpAddr;
 
-pub(crate) use server::spawn;
-pub(crate) use zone::Zone;
+pub(crate) use server::{ServedNetworks, spawn};
+pub(crate) use zone::{Host, Zone};
 
 /// A network whose members get answers at its gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]

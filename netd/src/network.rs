@@ -18,16 +18,13 @@ pub(crate) mod device;
 pub(crate) mod error;
 pub(crate) mod explain;
 pub(crate) mod holder;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "explaining a connection asks it")
-)]
 pub(crate) mod listener;
 pub(crate) mod model;
 pub(crate) mod owner;
 pub(crate) mod port;
 pub(crate) mod recover;
 pub(crate) mod registry;
+pub(crate) mod served;
 pub(crate) mod subnet;
 pub(crate) mod traffic;
 
@@ -36,6 +33,8 @@ use std::sync::Arc;
 use std::thread;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use crate::names::{ServedNetwork, ServedNetworks};
 
 pub(crate) use error::NetworkError;
 pub(crate) use model::{
@@ -225,12 +224,19 @@ impl Handle {
 pub(crate) struct Publisher {
     registry: watch::Sender<Arc<Registry>>,
     changes: broadcast::Sender<Change>,
+    served: watch::Sender<Arc<Vec<ServedNetwork>>>,
 }
 
 impl Publisher {
     /// Publishes a registry, and then what changed in it.
     pub(crate) fn publish(&self, registry: &Registry, kind: ChangeKind) {
         self.registry.send_replace(Arc::new(registry.clone()));
+        self.served.send_if_modified(|served| {
+            let now = served::networks(registry);
+            let is_new = **served != now;
+            *served = Arc::new(now);
+            is_new
+        });
         // No watcher is no error.
         drop(self.changes.send(Change {
             generation: registry.generation(),
@@ -241,13 +247,17 @@ impl Publisher {
 
 /// Starts the owner on a thread of its own. It ends when the last handle is gone and
 /// every queued request is answered.
-pub(crate) fn spawn(mut owner: Owner) -> io::Result<(Handle, thread::JoinHandle<()>)> {
+pub(crate) fn spawn(
+    mut owner: Owner,
+) -> io::Result<(Handle, ServedNetworks, thread::JoinHandle<()>)> {
     let (requests, mut queue) = mpsc::channel(QUEUE_LENGTH);
     let (registry, latest) = watch::channel(Arc::new(owner.registry().clone()));
     let (changes, _) = broadcast::channel(CHANGES_KEPT);
+    let (served, served_now) = watch::channel(Arc::new(served::networks(owner.registry())));
     let publisher = Publisher {
         registry,
         changes: changes.clone(),
+        served,
     };
     let thread = thread::Builder::new()
         .name("network".to_owned())
@@ -262,6 +272,7 @@ pub(crate) fn spawn(mut owner: Owner) -> io::Result<(Handle, thread::JoinHandle<
             registry: latest,
             changes,
         },
+        served_now,
         thread,
     ))
 }

@@ -3,6 +3,7 @@
 //! Nothing past this module sees wire types.
 
 mod convert;
+mod explain;
 mod holder;
 mod service;
 mod status;

@@ -2,8 +2,7 @@
 //! from, walked as a packet would walk the rules. Pure; what listens and what was counted
 //! is told by the caller.
 
-use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::listener::Listening;
 use super::model::{Egress, Endpoint, Name, Network, Policy, Port, PublishedPort};
@@ -11,7 +10,7 @@ use super::registry::Registry;
 use crate::firewall::{Elements, HostAccess, OpenLink, link, port};
 
 /// The places where clouds tell machines their secrets.
-pub(crate) const METADATA: [IpAddr; 2] = [
+const METADATA: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
 ];
@@ -258,7 +257,10 @@ impl Explainer<'_> {
         if network.egress == Egress::Internal {
             return told.stops(
                 "network",
-                format!("network \"{}\" is internal: nothing leaves it (rule internal)", network.name),
+                format!(
+                    "network \"{}\" is internal: nothing leaves it (rule internal)",
+                    network.name
+                ),
                 format!("connect {} to a network that is not internal", from.name),
             );
         }
@@ -271,18 +273,21 @@ impl Explainer<'_> {
         }
         told.passes(
             "network",
-            format!("containers of \"{}\" reach the outside, with an address of the host", network.name),
+            format!(
+                "containers of \"{}\" reach the outside, with an address of the host",
+                network.name
+            ),
         );
     }
 
     fn to_gateway(&self, from: &Endpoint, network: &Network, told: &mut Explanation) {
         if self.host_access == HostAccess::Allow {
-            told.passes("rule", "containers may open connections to the host (--host-access allow)".to_owned());
-        } else if from.host == Some(network.subnets.gateway()) {
             told.passes(
                 "rule",
-                format!("the host was declared to {}", from.name),
+                "containers may open connections to the host (--host-access allow)".to_owned(),
             );
+        } else if from.host == Some(network.subnets.gateway()) {
+            told.passes("rule", format!("the host was declared to {}", from.name));
         } else {
             told.stops(
                 "rule",
@@ -302,7 +307,10 @@ impl Explainer<'_> {
             return told.stops(
                 "rule",
                 "echo requests from outside end at the host (rule not_published)".to_owned(),
-                format!("publish a port: linkspan port add {} HOST:CONTAINER", to.name),
+                format!(
+                    "publish a port: linkspan port add {} HOST:CONTAINER",
+                    to.name
+                ),
             );
         };
         let published: Vec<_> = to
@@ -313,11 +321,25 @@ impl Explainer<'_> {
         if published.is_empty() {
             return told.stops(
                 "port",
-                format!("{} does not publish {} (rule not_published)", to.name, text_of(Some(port))),
-                format!("linkspan port add {} {}:{}", to.name, port.number, port.number),
+                format!(
+                    "{} does not publish {} (rule not_published)",
+                    to.name,
+                    text_of(Some(port))
+                ),
+                format!(
+                    "linkspan port add {} {}:{}",
+                    to.name, port.number, port.number
+                ),
             );
         }
-        told.passes("port", format!("{} is published as {}", text_of(Some(port)), places(&published)));
+        told.passes(
+            "port",
+            format!(
+                "{} is published as {}",
+                text_of(Some(port)),
+                places(&published)
+            ),
+        );
         self.listener(to, Some(port), told);
     }
 
@@ -419,18 +441,9 @@ fn text_of(port: Option<Port>) -> String {
 
 fn places(published: &[&PublishedPort]) -> String {
     let owned: Vec<_> = published.iter().map(|port| **port).collect();
-    port::runs(&owned)
+    let places: Vec<_> = port::runs(&owned)
         .iter()
-        .fold(String::new(), |mut text, run| {
-            if !text.is_empty() {
-                text.push_str(", ");
-            }
-            // Writing to a string cannot fail.
-            drop(write!(
-                text,
-                "{}",
-                std::net::SocketAddr::new(run.first.host_ip, run.first.host_port)
-            ));
-            text
-        })
+        .map(|run| SocketAddr::new(run.first.host_ip, run.first.host_port).to_string())
+        .collect();
+    places.join(", ")
 }

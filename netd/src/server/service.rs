@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::holder::Question;
 use super::watch::{self, WatchStream};
-use super::{convert, status};
+use super::{convert, explain, status};
 use crate::config::Config;
 use crate::firewall::counter::Counter;
 use crate::network::{Endpoint, Handle, LeaseFate, NetworkError, traffic};
@@ -198,9 +198,14 @@ impl NetworkService for NetworkEdge {
 
     async fn explain(
         &self,
-        _request: Request<wire::ExplainRequest>,
+        request: Request<wire::ExplainRequest>,
     ) -> Result<Response<wire::ExplainResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let question = explain::question(&request.into_inner()).map_err(status::of)?;
+        let registry = self.handle.registry();
+        let netns = self.info.config.netns_directory();
+        let access = self.info.config.host_access;
+        let answer = self.counted(move || explain::answer(&question, &registry, &netns, access));
+        Ok(Response::new(answer.await?))
     }
 
     async fn create_network(

@@ -7,6 +7,8 @@
 )]
 
 mod adoption;
+mod answers;
+mod golden;
 mod lan;
 mod links;
 mod live;
