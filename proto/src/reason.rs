@@ -69,8 +69,6 @@ reasons! {
     NetworkExists = "NETWORK_EXISTS",
     /// The network has members.
     NetworkInUse = "NETWORK_IN_USE",
-    /// The host has as many networks as it may.
-    NetworksExhausted = "NETWORKS_EXHAUSTED",
     /// Something else routes the subnet.
     SubnetOverlaps = "SUBNET_OVERLAPS",
     /// No default subnet is free.
@@ -79,16 +77,10 @@ reasons! {
     EndpointNotFound = "ENDPOINT_NOT_FOUND",
     /// Another endpoint has the address.
     AddressInUse = "ADDRESS_IN_USE",
-    /// The container is a member of the network.
-    AlreadyConnected = "ALREADY_CONNECTED",
-    /// The container is no member of the network.
-    NotConnected = "NOT_CONNECTED",
     /// The container has no link of that alias.
     LinkNotFound = "LINK_NOT_FOUND",
     /// The port is not published.
     PortNotFound = "PORT_NOT_FOUND",
-    /// Nobody keeps the firewall's socket.
-    KeeperUnavailable = "KEEPER_UNAVAILABLE",
     /// Something holds the port.
     PortInUse = "PORT_IN_USE",
     /// The subnet has no free address.

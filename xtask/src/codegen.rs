@@ -12,10 +12,9 @@ use anyhow::Context;
 use prost::Message;
 
 /// The contracts, relative to `proto/`.
-const CONTRACTS: [&str; 8] = [
+const CONTRACTS: [&str; 7] = [
     "linkspan/net/v1/network.proto",
     "linkspan/runtime/v1/container.proto",
-    "linkspan/runtime/v1/network.proto",
     "linkspan/runtime/v1/image.proto",
     "linkspan/runtime/v1/link.proto",
     "linkspan/runtime/v1/port.proto",

@@ -291,7 +291,6 @@ impl CreateArguments {
             dns_search: self.dns_search.clone(),
             dns_options: self.dns_option.clone(),
             init: self.init,
-            networks: Vec::new(),
         })
     }
 }

@@ -247,13 +247,6 @@ impl NetworkService for NetworkEdge {
         Ok(Response::new(wire::GetDropCountersResponse { counters }))
     }
 
-    async fn keep_firewall(
-        &self,
-        _request: Request<wire::KeepFirewallRequest>,
-    ) -> Result<Response<wire::KeepFirewallResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
-    }
-
     type WatchEndpointsStream = WatchStream;
 
     async fn watch_endpoints(

@@ -490,12 +490,6 @@ pub struct GetDropCountersResponse {
     #[prost(message, repeated, tag = "1")]
     pub counters: ::prost::alloc::vec::Vec<DropCounter>,
 }
-/// KeepFirewallRequest is empty.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct KeepFirewallRequest {}
-/// KeepFirewallResponse is empty.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct KeepFirewallResponse {}
 /// ListNetworksRequest is empty.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListNetworksRequest {}
@@ -559,7 +553,7 @@ pub struct WatchEndpointsRequest {}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WatchEndpointsResponse {
     /// What happened.
-    #[prost(oneof = "watch_endpoints_response::Change", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "watch_endpoints_response::Change", tags = "1, 2, 3")]
     pub change: ::core::option::Option<watch_endpoints_response::Change>,
 }
 /// Nested message and enum types in `WatchEndpointsResponse`.
@@ -576,9 +570,6 @@ pub mod watch_endpoints_response {
         /// The id of an endpoint that was detached.
         #[prost(string, tag = "3")]
         DetachedId(::prost::alloc::string::String),
-        /// What was damaged from outside and is whole again, in one sentence.
-        #[prost(string, tag = "4")]
-        Healed(::prost::alloc::string::String),
     }
 }
 /// EndpointSnapshot is everything that is attached.
@@ -1078,8 +1069,7 @@ pub mod network_service_client {
         ///
         /// Idempotent: a network of that name with the same settings is returned as it is.
         /// Errors: INVALID_ARGUMENT (INVALID_REQUEST), ALREADY_EXISTS (NETWORK_EXISTS),
-        /// FAILED_PRECONDITION (SUBNET_OVERLAPS), RESOURCE_EXHAUSTED (SUBNETS_EXHAUSTED,
-        /// NETWORKS_EXHAUSTED).
+        /// FAILED_PRECONDITION (SUBNET_OVERLAPS), RESOURCE_EXHAUSTED (SUBNETS_EXHAUSTED).
         pub async fn create_network(
             &mut self,
             request: impl tonic::IntoRequest<super::CreateNetworkRequest>,
@@ -1188,37 +1178,6 @@ pub mod network_service_client {
             req.extensions_mut()
                 .insert(
                     GrpcMethod::new("linkspan.net.v1.NetworkService", "GetDropCounters"),
-                );
-            self.inner.unary(req, path, codec).await
-        }
-        /// KeepFirewall makes netd hand a duplicate of the socket that owns its nftables
-        /// tables to the keeper at RUN/keeper.sock, so that they stay owned while netd is
-        /// being restarted.
-        ///
-        /// Idempotent. Errors: UNAVAILABLE (KEEPER_UNAVAILABLE).
-        pub async fn keep_firewall(
-            &mut self,
-            request: impl tonic::IntoRequest<super::KeepFirewallRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::KeepFirewallResponse>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/linkspan.net.v1.NetworkService/KeepFirewall",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(
-                    GrpcMethod::new("linkspan.net.v1.NetworkService", "KeepFirewall"),
                 );
             self.inner.unary(req, path, codec).await
         }
@@ -1399,8 +1358,7 @@ pub mod network_service_server {
         ///
         /// Idempotent: a network of that name with the same settings is returned as it is.
         /// Errors: INVALID_ARGUMENT (INVALID_REQUEST), ALREADY_EXISTS (NETWORK_EXISTS),
-        /// FAILED_PRECONDITION (SUBNET_OVERLAPS), RESOURCE_EXHAUSTED (SUBNETS_EXHAUSTED,
-        /// NETWORKS_EXHAUSTED).
+        /// FAILED_PRECONDITION (SUBNET_OVERLAPS), RESOURCE_EXHAUSTED (SUBNETS_EXHAUSTED).
         async fn create_network(
             &self,
             request: tonic::Request<super::CreateNetworkRequest>,
@@ -1434,18 +1392,6 @@ pub mod network_service_server {
             request: tonic::Request<super::GetDropCountersRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetDropCountersResponse>,
-            tonic::Status,
-        >;
-        /// KeepFirewall makes netd hand a duplicate of the socket that owns its nftables
-        /// tables to the keeper at RUN/keeper.sock, so that they stay owned while netd is
-        /// being restarted.
-        ///
-        /// Idempotent. Errors: UNAVAILABLE (KEEPER_UNAVAILABLE).
-        async fn keep_firewall(
-            &self,
-            request: tonic::Request<super::KeepFirewallRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::KeepFirewallResponse>,
             tonic::Status,
         >;
         /// Server streaming response type for the WatchEndpoints method.
@@ -2210,51 +2156,6 @@ pub mod network_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetDropCountersSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/linkspan.net.v1.NetworkService/KeepFirewall" => {
-                    #[allow(non_camel_case_types)]
-                    struct KeepFirewallSvc<T: NetworkService>(pub Arc<T>);
-                    impl<
-                        T: NetworkService,
-                    > tonic::server::UnaryService<super::KeepFirewallRequest>
-                    for KeepFirewallSvc<T> {
-                        type Response = super::KeepFirewallResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::KeepFirewallRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as NetworkService>::keep_firewall(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = KeepFirewallSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -279,7 +279,6 @@ pub(crate) fn container_to_wire(engine: &Engine, view: &View) -> wire::Container
         hosts_path: paths.hosts,
         hostname_path: paths.hostname,
         resolv_conf_path: paths.resolv_conf,
-        networks: Vec::new(),
     }
 }
 
@@ -356,7 +355,6 @@ fn host_to_wire(host: &HostSettings) -> wire::HostConfig {
         dns_search: host.dns_search.clone(),
         dns_options: host.dns_options.clone(),
         init: host.init,
-        networks: Vec::new(),
     }
 }
 
@@ -374,7 +372,6 @@ fn network_to_wire(network: &NetworkSettings) -> wire::NetworkSettings {
         ipv6_prefix: network.ipv6_prefix,
         ipv6_gateway: network.ipv6_gateway.clone(),
         published: network.published.iter().map(mapping_to_wire).collect(),
-        ..wire::NetworkSettings::default()
     }
 }
 
