@@ -26,6 +26,8 @@ const IDLE_LIMIT: Duration = Duration::from_secs(10);
 const TRANSFER_LIMIT: Duration = Duration::from_secs(5);
 /// A question has 12 bytes of header, a name of at most 255, and some options.
 const LONGEST_QUESTION: usize = 4096;
+/// Questions that wait while a flood is thrown away, so that they are not lost with it.
+const QUEUE_BYTES: usize = 4 << 20;
 const BACKLOG: i32 = 128;
 /// A socket that fails so often in a row will not get better.
 const FAILURES: u32 = 16;
@@ -220,6 +222,8 @@ fn bind(place: SocketAddr, kind: SocketType) -> io::Result<std::os::fd::OwnedFd>
     }
     if kind == SocketType::STREAM {
         sockopt::set_socket_reuseaddr(&socket, true)?;
+    } else {
+        sockopt::set_socket_recv_buffer_size_force(&socket, QUEUE_BYTES)?;
     }
     rustix::net::bind(&socket, &place)?;
     Ok(socket)

@@ -14,8 +14,9 @@ use nix::sched::CloneFlags;
 use tokio::sync::watch;
 
 use super::zone::tests::host;
-use super::{ServedNetwork, Zone};
-use crate::netlink::{NetlinkSocket, link};
+use super::{ServedNetwork, Zone, zone};
+use crate::netlink::address::Address;
+use crate::netlink::{NetlinkSocket, address, link};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -107,19 +108,29 @@ fn question(name: &str, kind: RecordType) -> Vec<u8> {
     message.to_vec().unwrap()
 }
 
-fn client(server: IpAddr) -> UdpSocket {
-    let socket = UdpSocket::bind(if server.is_ipv4() {
-        "127.0.0.1:0"
-    } else {
-        "[::1]:0"
-    })
-    .unwrap();
+fn client(from: &str, server: IpAddr) -> UdpSocket {
+    let socket = UdpSocket::bind(from).unwrap();
     socket.connect((server, 53)).unwrap();
     socket
 }
 
 fn ask(server: IpAddr, name: &str, kind: RecordType, patience: Duration) -> Option<Message> {
-    let socket = client(server);
+    let from = if server.is_ipv4() {
+        "127.0.0.1:0"
+    } else {
+        "[::1]:0"
+    };
+    ask_from(from, server, name, kind, patience)
+}
+
+fn ask_from(
+    from: &str,
+    server: IpAddr,
+    name: &str,
+    kind: RecordType,
+    patience: Duration,
+) -> Option<Message> {
+    let socket = client(from, server);
     socket.set_read_timeout(Some(patience)).unwrap();
     socket.send(&question(name, kind)).ok()?;
     let mut buffer = [0; 4096];
@@ -225,15 +236,32 @@ fn members_get_answers_over_both_transports_and_families_while_the_network_is_th
 #[test]
 fn an_address_that_is_not_there_yet_is_listened_at() {
     in_new_namespace("an_address_that_is_not_there_yet", |world| {
+        let later = "10.5.0.1".parse().unwrap();
         let mut early = network("127.0.0.1", false);
-        early.gateways.push("10.5.0.1".parse().unwrap());
-        early.gateways.push("fd05::1".parse().unwrap());
+        early.gateways.insert(0, later);
+        early.zone = Zone::new(
+            [
+                vec![(Ipv4Addr::new(127, 0, 0, 0).into(), 8)],
+                zone::tests::subnets(),
+            ]
+            .concat(),
+            &[host("db", 2)],
+        );
         world.networks.send_replace(Arc::new(vec![early]));
+        let here = "127.0.0.1".parse().unwrap();
         let start = Instant::now();
-        while UdpSocket::bind("[::]:53").is_ok() {
-            assert!(start.elapsed() < DEADLINE, "the port is taken");
-            thread::yield_now();
+        while ask(here, "db.", RecordType::A, PATIENCE).is_none() {
+            assert!(start.elapsed() < DEADLINE, "answers where it can");
         }
+        let mut socket = NetlinkSocket::open(libc::NETLINK_ROUTE).unwrap();
+        let address = Address {
+            ip: later,
+            prefix: 24,
+        };
+        let add = address::add(LOOPBACK_INDEX, address);
+        socket.execute(vec![add]).unwrap();
+        let reply = ask_from("10.5.0.1:0", later, "db.", RecordType::A, DEADLINE);
+        assert_eq!(addresses(&reply.unwrap()), ["10.5.0.2"]);
     });
 }
 
@@ -357,7 +385,7 @@ fn stalled_and_flooding_clients_block_nobody() {
             })
             .collect();
         // And more questions for outside than may wait.
-        let flood = client(server);
+        let flood = client("127.0.0.1:0", server);
         for _ in 0..1_000 {
             drop(flood.send(&question("slow.example.com.", RecordType::A)));
         }
@@ -402,8 +430,8 @@ fn whoever_is_no_member_gets_no_answer() {
         let served = vec![network("127.0.0.1", false), elsewhere];
         world.networks.send_replace(Arc::new(served));
         let start = Instant::now();
-        while UdpSocket::bind("127.0.0.3:53").is_ok() {
-            assert!(start.elapsed() < DEADLINE, "the port is taken");
+        while TcpStream::connect("127.0.0.3:53").is_err() {
+            assert!(start.elapsed() < DEADLINE, "somebody listens");
         }
         let server = "127.0.0.3".parse().unwrap();
         assert_eq!(ask(server, "db.", RecordType::A, PATIENCE), None);
