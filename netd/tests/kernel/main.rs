@@ -12,5 +12,6 @@ mod golden;
 mod lan;
 mod links;
 mod live;
+mod names;
 mod ports;
 mod world;
