@@ -100,7 +100,7 @@ pub(crate) enum ContainerError {
     WaitAbandoned,
     #[error("container `{consumer}` has no link `{alias}`; linkspan link ls {consumer} lists them")]
     LinkNotFound { consumer: String, alias: String },
-    #[error("{who} not publish port {port} of the host; linkspan port ls lists all")]
+    #[error("{who} port {port} of the host; linkspan port ls lists all")]
     PortNotFound { who: String, port: String },
     #[error(
         "container `{runs}` runs and `{down}` does not; a port moves only between two that run, or two that do not"

@@ -96,7 +96,7 @@ pub(crate) fn holder(engine: &Engine, wanted: &HostPorts) -> Result<(Handle, Arc
         found.get_or_insert((handle, view));
     }
     found.ok_or_else(|| ContainerError::PortNotFound {
-        who: "no container does".to_owned(),
+        who: "no container publishes".to_owned(),
         port: wanted.to_string(),
     })
 }

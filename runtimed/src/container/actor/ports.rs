@@ -124,7 +124,7 @@ impl Actor {
 
     fn not_published(&self, wanted: &HostPorts) -> ContainerError {
         ContainerError::PortNotFound {
-            who: format!("container `{}` does", self.record.name),
+            who: format!("container `{}` does not publish", self.record.name),
             port: wanted.to_string(),
         }
     }
