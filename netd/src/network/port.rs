@@ -65,14 +65,9 @@ impl Reserver<'_> {
         });
         let mut slots: Vec<Vec<Reservation>> = mappings.iter().map(|_| Vec::new()).collect();
         let mut kept = self.kept.to_vec();
+        let mut taken = self.held.to_vec();
         for index in order {
             let mapping = &mappings[index];
-            let taken: Vec<_> = slots
-                .iter()
-                .flatten()
-                .map(|taken| taken.published)
-                .chain(self.held.iter().copied())
-                .collect();
             slots[index] = match &mapping.host_port {
                 HostPort::OneOf(range) => self.one_of(mapping, range, &taken)?,
                 HostPort::Any => {
@@ -86,6 +81,7 @@ impl Reserver<'_> {
                     reservations
                 }
             };
+            taken.extend(slots[index].iter().map(|slot| slot.published));
         }
         Ok(Reserved {
             reservations: slots.into_iter().flatten().collect(),
