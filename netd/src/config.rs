@@ -44,9 +44,6 @@ pub(crate) struct Arguments {
     /// Whether containers may open connections to the host
     #[arg(long, value_enum, default_value = "deny")]
     host_access: HostAccessArgument,
-    /// How many connections one container may have opened at a time; 0 means any number
-    #[arg(long, value_name = "NUMBER", default_value = "65536")]
-    connection_limit: String,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -72,8 +69,6 @@ pub(crate) struct Config {
     pub(crate) quarantine: Duration,
     /// Whether containers may open connections to the host itself.
     pub(crate) host_access: HostAccess,
-    /// How many connections one container may have opened at a time; 0 means any number.
-    pub(crate) connection_limit: u32,
 }
 
 /// A directory that cannot be used.
@@ -109,7 +104,6 @@ impl TryFrom<Arguments> for Config {
             port_range,
             quarantine_seconds,
             host_access,
-            connection_limit,
         } = arguments;
         for (flag, path) in [("--root", &root), ("--run", &run)] {
             if !path.is_absolute() {
@@ -126,11 +120,6 @@ impl TryFrom<Arguments> for Config {
                 "--quarantine-seconds must be a whole number of seconds, not {quarantine_seconds:?}"
             ))
         })?;
-        let connection_limit = connection_limit.parse().map_err(|_not_a_number| {
-            InvalidValue(format!(
-                "--connection-limit must be a whole number, not {connection_limit:?}"
-            ))
-        })?;
         Ok(Self {
             root,
             run,
@@ -143,7 +132,6 @@ impl TryFrom<Arguments> for Config {
                 HostAccessArgument::Deny => HostAccess::Deny,
                 HostAccessArgument::Allow => HostAccess::Allow,
             },
-            connection_limit,
         })
     }
 }
@@ -280,7 +268,6 @@ mod tests {
             ("--quarantine-seconds", "soon"),
             ("--root", "relative"),
             ("--host-access", "maybe"),
-            ("--connection-limit", "many"),
         ] {
             let sentence = config(&[flag, value]).unwrap_err();
             assert!(sentence.contains(flag), "{sentence}");

@@ -10,14 +10,6 @@ pub(crate) fn elements(port: &str, addresses: &Addresses) -> Elements {
     let port = ifname(port);
     let mac = addresses.mac().octets();
     Elements::from([
-        (
-            (SetName::Limits4, key(&[&addresses.ipv4.octets()])),
-            Vec::new(),
-        ),
-        (
-            (SetName::Limits6, key(&[&addresses.ipv6.octets()])),
-            Vec::new(),
-        ),
         ((SetName::Ports, key(&[&port])), Vec::new()),
         (
             (

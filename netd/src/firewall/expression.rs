@@ -132,8 +132,6 @@ pub(crate) enum Expression {
     Masquerade,
     /// Counts packets and bytes.
     Counter,
-    /// Goes on if more connections than this are open.
-    ConnectionsOver(u32),
     /// Decides.
     Verdict(Verdict),
 }
@@ -211,10 +209,6 @@ impl Expression {
             }),
             Self::Masquerade => named(element, "masq", |_| {}),
             Self::Counter => named(element, "counter", |_| {}),
-            Self::ConnectionsOver(limit) => named(element, "connlimit", |data| {
-                const OVER: u32 = 1;
-                data.put_be32(1, *limit).put_be32(2, OVER);
-            }),
             Self::Verdict(verdict) => named(element, "immediate", |data| {
                 data.put_be32(1, VERDICT_REGISTER)
                     .nest(2, |inner| encode_verdict(inner, verdict));

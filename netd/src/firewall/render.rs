@@ -119,7 +119,7 @@ pub(super) fn skeleton(layout: &Layout) -> Vec<Message> {
     let mut messages: Vec<_> = SetName::ALL
         .into_iter()
         .zip(1..)
-        .map(|(set, id)| new_set(set, id, layout))
+        .map(|(set, id)| new_set(set, id))
         .collect();
     messages.extend(chains.iter().map(new_chain));
     for chain in &chains {
@@ -208,10 +208,9 @@ fn element(list: &mut Message, set: SetName, key: &[u8], value: &[u8]) {
     });
 }
 
-fn new_set(set: SetName, id: u32, layout: &Layout) -> Message {
+fn new_set(set: SetName, id: u32) -> Message {
     const INTERVAL: u32 = 4;
     const MAP: u32 = 8;
-    const DYNAMIC: u32 = 0x20;
     const CONCATENATION: u32 = 0x80;
     let mut flags = 0;
     if !set.value().is_empty() {
@@ -219,10 +218,6 @@ fn new_set(set: SetName, id: u32, layout: &Layout) -> Message {
     }
     if set.has_intervals() {
         flags |= INTERVAL | CONCATENATION;
-    }
-    if set.counting() == Counting::Connections {
-        // Only a set that rules may change can keep account of connections.
-        flags |= DYNAMIC;
     }
     let mut message = Message::new(NEW_SET, libc::NLM_F_CREATE, &fixed(set.family()));
     message
@@ -245,13 +240,8 @@ fn new_set(set: SetName, id: u32, layout: &Layout) -> Message {
     if set.key() == [DataType::Ifname] {
         message.put(13, &HOST_ENDIAN_KEY);
     }
-    let expression = match set.counting() {
-        Counting::Nothing => None,
-        Counting::Packets => Some(Expression::Counter),
-        Counting::Connections => Some(Expression::ConnectionsOver(layout.connection_limit)),
-    };
-    if let Some(expression) = expression {
-        message.nest(17, |nested| expression.encode_bare(nested));
+    if set.counting() == Counting::Packets {
+        message.nest(17, |nested| Expression::Counter.encode_bare(nested));
     }
     message
 }

@@ -46,8 +46,6 @@ pub(crate) enum HostAccess {
 pub(crate) struct Layout {
     /// Whether containers may open connections to the host itself.
     pub(crate) host_access: HostAccess,
-    /// How many connections one container may have opened at a time; 0 means any number.
-    pub(crate) connection_limit: u32,
 }
 
 /// A place in the kernel where a chain is called.

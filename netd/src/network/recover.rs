@@ -57,7 +57,6 @@ impl Owner {
         }
         let layout = Layout {
             host_access: config.host_access,
-            connection_limit: config.connection_limit,
         };
         let firewall =
             Firewall::adopt(&layout, &registry.elements()).map_err(NetworkError::from)?;

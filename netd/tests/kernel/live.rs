@@ -423,35 +423,3 @@ fn a_network_in_use_stays_and_an_empty_one_leaves_nothing() {
         },
     );
 }
-
-/// N-15: a container at its limit opens no more connections; others do.
-#[test]
-fn a_container_has_a_limit_of_connections() {
-    let flags = ["--connection-limit", "5"];
-    World::with_flags("a_container_has_a_limit_of_connections", &flags, |world| {
-        let db = world.attach(AttachEndpointRequest {
-            exposed: vec![tcp(80)],
-            ..plain('a', "db")
-        });
-        let linked = |digit, name| AttachEndpointRequest {
-            links: vec![link_to("db", "db")],
-            ..plain(digit, name)
-        };
-        let greedy = world.attach(linked('b', "greedy"));
-        let other = world.attach(linked('c', "other"));
-        serve_tcp(&db.netns_path, "::", 80);
-        let ip = db.ipv4_address.clone();
-        let open = inside(&greedy.netns_path, move || {
-            (0..10)
-                .map_while(|_| dial(&ip, 80, PATIENCE).ok())
-                .collect::<Vec<_>>()
-        });
-        assert_eq!(open.len(), 5);
-        assert!(reaches_tcp(
-            &other.netns_path,
-            &db.ipv4_address,
-            80,
-            DEADLINE
-        ));
-    });
-}

@@ -47,11 +47,10 @@ const UDP: u8 = 17;
 
 /// The chains, those that others go to first.
 pub(super) fn chains(layout: &Layout) -> Vec<Chain> {
-    let limited = layout.connection_limit > 0;
     vec![
         regular("link", link()),
-        regular("between", between(limited)),
-        regular("from_container", from_container(limited)),
+        regular("between", between()),
+        regular("from_container", from_container()),
         regular("to_container", to_container()),
         regular("to_host", to_host(layout)),
         base("raw", "filter", PREROUTING, RAW_PRIORITY, raw()),
@@ -108,7 +107,7 @@ fn raw() -> Vec<Rule> {
 }
 
 /// From a bridge of ours to one of ours.
-fn between(limited: bool) -> Vec<Rule> {
+fn between() -> Vec<Rule> {
     let mut rules = vec![
         counts(
             Family::Ipv4,
@@ -133,7 +132,6 @@ fn between(limited: bool) -> Vec<Rule> {
         replies(),
         invalid(),
     ];
-    rules.extend(limits(limited));
     rules.push(
         Rule::new()
             .lookup(
@@ -147,10 +145,9 @@ fn between(limited: bool) -> Vec<Rule> {
     rules
 }
 
-fn from_container(limited: bool) -> Vec<Rule> {
+fn from_container() -> Vec<Rule> {
     let [counted4, counted6] = published_from();
     let mut rules = vec![counted4, counted6, replies(), invalid()];
-    rules.extend(limits(limited));
     rules.extend([
         Rule::new()
             .lookup(&[Field::IncomingIfname], Is, SetName::Internal)
@@ -197,24 +194,6 @@ fn published(family: Family, address: Field, port: [Field; 2], set: SetName) -> 
 /// Finds an element, which counts; decides nothing.
 fn counts(family: Family, fields: &[Field], set: SetName) -> Rule {
     Rule::new().family(family).lookup(fields, Is, set)
-}
-
-/// Elements of these sets are found only when their container is at its limit.
-fn limits(limited: bool) -> Vec<Rule> {
-    let full = |family, source, set| {
-        Rule::new()
-            .family(family)
-            .lookup(&[source], Is, set)
-            .drop("connection_limit")
-    };
-    if limited {
-        vec![
-            full(Family::Ipv4, IP4_SOURCE, SetName::Limits4),
-            full(Family::Ipv6, IP6_SOURCE, SetName::Limits6),
-        ]
-    } else {
-        Vec::new()
-    }
 }
 
 /// From container to container: only what a link opens.

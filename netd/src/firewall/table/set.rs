@@ -25,10 +25,6 @@ pub(crate) enum SetName {
     Resolvers4,
     /// Bridge, address at which names are answered.
     Resolvers6,
-    /// Container addresses, each with the number of connections it has open.
-    Limits4,
-    /// Container addresses, each with the number of connections it has open.
-    Limits6,
     /// Consumer, source, protocol, port; counts connections.
     Links4,
     /// Consumer, source, protocol, port; counts connections.
@@ -99,7 +95,7 @@ impl DataType {
 
 impl SetName {
     /// Every set.
-    pub(crate) const ALL: [Self; 26] = [
+    pub(crate) const ALL: [Self; 24] = [
         Self::Ports,
         Self::Pins4,
         Self::Pins6,
@@ -110,8 +106,6 @@ impl SetName {
         Self::Gateways6,
         Self::Resolvers4,
         Self::Resolvers6,
-        Self::Limits4,
-        Self::Limits6,
         Self::Links4,
         Self::Links6,
         Self::Peers4,
@@ -141,8 +135,6 @@ impl SetName {
             Self::Gateways6 => "gateways6",
             Self::Resolvers4 => "resolvers4",
             Self::Resolvers6 => "resolvers6",
-            Self::Limits4 => "limits4",
-            Self::Limits6 => "limits6",
             Self::Links4 => "links4",
             Self::Links6 => "links6",
             Self::Peers4 => "peers4",
@@ -176,8 +168,8 @@ impl SetName {
             Self::Open => &[Ifname, Ifname],
             Self::Pins4 => &[Ifname, Ether, Ipv4],
             Self::Pins6 => &[Ifname, Ether, Ipv6],
-            Self::Gateways4 | Self::Limits4 => &[Ipv4],
-            Self::Gateways6 | Self::Limits6 => &[Ipv6],
+            Self::Gateways4 => &[Ipv4],
+            Self::Gateways6 => &[Ipv6],
             Self::Resolvers4 => &[Ifname, Ipv4],
             Self::Resolvers6 => &[Ifname, Ipv6],
             Self::Links4 => &[Ipv4, Ipv4, Protocol, Service],
@@ -220,7 +212,6 @@ impl SetName {
     /// What every element does when it is found.
     pub(crate) fn counting(self) -> Counting {
         match self {
-            Self::Limits4 | Self::Limits6 => Counting::Connections,
             Self::Links4
             | Self::Links6
             | Self::Peers4
@@ -242,6 +233,4 @@ pub(crate) enum Counting {
     Nothing,
     /// It counts packets and bytes.
     Packets,
-    /// It counts the connections that are open, and is found only beyond the limit.
-    Connections,
 }
