@@ -103,7 +103,6 @@ fn the_stamp_changes_with_the_rules_only() {
     };
     let open = Layout {
         host_access: HostAccess::Allow,
-        ..layout.clone()
     };
     assert_eq!(render::stamp(&layout), render::stamp(&layout.clone()));
     assert_ne!(render::stamp(&layout), render::stamp(&open));
