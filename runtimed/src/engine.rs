@@ -93,11 +93,18 @@ impl Engine {
         let mut records = records;
         moves::recover(self, &mut records, &mut runs).await?;
         let known: Vec<String> = records.iter().map(|record| record.id.clone()).collect();
+        let mut owners = Vec::new();
         for record in records {
             self.containers.insert_known(&record);
             let run = runs.remove(&record.id);
-            let handle = actor::spawn(self, record.clone(), run);
-            self.containers.publish(&record.id, handle);
+            let id = record.id.clone();
+            let (handle, owner) = actor::prepare(self, record, run);
+            self.containers.publish(&id, handle);
+            owners.push(owner);
+        }
+        // Not before each can see all: a source that is not there yet would lose its line.
+        for owner in owners {
+            owner.start();
         }
         for id in runs.into_keys() {
             self.blocking(move |engine| Ok(engine.store.remove_run(&id)?))

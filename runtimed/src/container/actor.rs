@@ -73,9 +73,33 @@ enum Next {
     NamesChanged,
 }
 
-/// Makes the handle of a container and starts its owner. With `run` set, the owner first
-/// takes over what an earlier process left.
-pub(crate) fn spawn(engine: &Arc<Engine>, record: Record, run: Option<Run>) -> Handle {
+/// Makes the handle of a container and starts its owner.
+pub(crate) fn spawn(engine: &Arc<Engine>, record: Record) -> Handle {
+    let (handle, owner) = prepare(engine, record, None);
+    owner.start();
+    handle
+}
+
+/// An owner that does nothing yet, while others can see its container already.
+pub(crate) struct Prepared {
+    actor: Actor,
+    run: Option<Run>,
+}
+
+impl Prepared {
+    /// Lets the owner begin; with a run left by an earlier process, it first takes that over.
+    pub(crate) fn start(self) {
+        let engine = Arc::clone(&self.actor.engine);
+        engine.tracker.spawn(self.actor.run(self.run));
+    }
+}
+
+/// Makes the handle of a container and its owner.
+pub(crate) fn prepare(
+    engine: &Arc<Engine>,
+    record: Record,
+    run: Option<Run>,
+) -> (Handle, Prepared) {
     let (sender, commands) = mpsc::channel(QUEUE);
     let state = if record.last_run.is_some() {
         State::Stopped
@@ -99,19 +123,18 @@ pub(crate) fn spawn(engine: &Arc<Engine>, record: Record, run: Option<Run>) -> H
         ended_runs: 0,
         deleting: false,
     };
-    engine.tracker.spawn(actor.run(run));
-    Handle::new(sender, receiver)
+    (Handle::new(sender, receiver), Prepared { actor, run })
 }
 
 impl Actor {
     async fn run(mut self, left: Option<Run>) {
+        let mut names = self.engine.names.subscribe();
         if let Some(run) = left {
             self.adopt(run).await;
         }
         if self.record.deleting {
             self.delete().await;
         }
-        let mut names = self.engine.names.subscribe();
         while !self.deleting {
             let next = self.next(&mut names).await;
             match next {

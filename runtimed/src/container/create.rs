@@ -66,7 +66,7 @@ pub(crate) async fn create(engine: &Arc<Engine>, request: Request) -> Result<Cre
             return Err(error);
         }
     }
-    let handle = actor::spawn(engine, record.clone(), None);
+    let handle = actor::spawn(engine, record.clone());
     engine.containers.publish(&record.id, handle.clone());
     engine
         .containers

@@ -3,6 +3,7 @@
 //! A link is kept by the name of its source. [`judge`] turns what a user wrote into that
 //! name and refuses what collides; [`resolve`] finds who has the name now.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::environment::{LinkSource, crosses, looks_secret, prefix};
@@ -20,6 +21,9 @@ const MAX_ALIAS: usize = 63;
 pub(crate) struct ResolvedLink {
     pub(crate) link: Link,
     pub(crate) source: Option<Arc<View>>,
+    /// The source is down and has, itself or by others, a link back to the consumer: if
+    /// each waited for the other, neither could ever start.
+    cyclic: bool,
 }
 
 impl ResolvedLink {
@@ -33,6 +37,11 @@ impl ResolvedLink {
     fn known(&self) -> Option<Addresses> {
         let last = || self.source.as_ref()?.record.last_run.as_ref()?.addresses;
         self.current().or_else(last)
+    }
+
+    /// Whether a start is to wait for the source.
+    pub(crate) fn waits(&self) -> bool {
+        self.link.wait != LinkWait::Nothing && !self.cyclic
     }
 
     /// The lines for the hosts file; none while the source is down.
@@ -68,20 +77,49 @@ impl ResolvedLink {
 
 /// Looks up the sources of all links of a container.
 pub(crate) fn resolve(engine: &Engine, record: &Record) -> Vec<ResolvedLink> {
-    let resolve = |link: &Link| ResolvedLink {
-        link: link.clone(),
-        source: engine
-            .containers
-            .by_name(&link.source)
-            .map(|handle| handle.view()),
+    let resolve = |link: &Link| {
+        let handle = engine.containers.by_name(&link.source);
+        let source = handle.map(|handle| handle.view());
+        let down = source.as_ref().is_some_and(|view| view.run.is_none());
+        ResolvedLink {
+            link: link.clone(),
+            cyclic: down && leads_to(engine, &link.source, &record.name),
+            source,
+        }
     };
     record.host.links.iter().map(resolve).collect()
 }
 
-/// Refuses a start while a source is down for which nobody said to wait.
+/// Whether a container has a link to another, itself or by those that it has links to.
+fn leads_to(engine: &Engine, from: &str, to: &str) -> bool {
+    let mut seen = BTreeSet::new();
+    let mut left = vec![from.to_owned()];
+    while let Some(name) = left.pop() {
+        if name == to {
+            return true;
+        }
+        if let Some(handle) = engine.containers.by_name(&name)
+            && seen.insert(name)
+        {
+            let view = handle.view();
+            left.extend(
+                view.record
+                    .host
+                    .links
+                    .iter()
+                    .map(|link| link.source.clone()),
+            );
+        }
+    }
+    false
+}
+
+/// Refuses a start while a source is down for which nobody said to wait. Among containers
+/// that have links to each other, any may start first.
 pub(crate) fn check_sources(record: &Record, links: &[ResolvedLink]) -> Result<()> {
-    let refuses =
-        |link: &&ResolvedLink| link.current().is_none() && link.link.wait == LinkWait::Nothing;
+    let refuses = |link: &&ResolvedLink| {
+        link.current().is_none() && link.link.wait == LinkWait::Nothing && !link.cyclic
+    };
     match links.iter().find(refuses) {
         None => Ok(()),
         Some(down) => Err(ContainerError::LinkSourceDown {

@@ -147,7 +147,7 @@ impl Lacking {
 }
 
 fn lacking(link: &ResolvedLink) -> Option<Lacking> {
-    if link.link.wait == LinkWait::Nothing {
+    if !link.waits() {
         return None;
     }
     let Some(source) = &link.source else {

@@ -105,7 +105,7 @@ impl LinkService for Service {
 
 /// A link as it is now.
 fn view(consumer: &View, resolved: &ResolvedLink, statuses: &[LinkStatus]) -> wire::LinkView {
-    let ResolvedLink { link, source } = resolved;
+    let (link, source) = (&resolved.link, &resolved.source);
     let status = statuses.iter().find(|status| {
         let known = status.link.as_ref();
         status.consumer_name == consumer.record.name
