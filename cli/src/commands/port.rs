@@ -186,17 +186,28 @@ fn host_side(mapping: &PortMapping) -> String {
     format!("{}:{}", bracketed(&mapping.host_ip), mapping.host_port)
 }
 
-/// A row of the table; every value is a text.
+fn numbers(first: u32, more: u32) -> String {
+    match more {
+        0 => first.to_string(),
+        more => format!("{first}-{}", first + more),
+    }
+}
+
+/// A row of the table, which may stand for a run of ports; every value is a text.
 fn row(port: &PublishedPort) -> Json {
     let mapping = port.mapping.clone().unwrap_or_default();
     let traffic = port.traffic.unwrap_or_default();
+    let more = port.host_port_end.saturating_sub(mapping.host_port);
+    let host_port = numbers(mapping.host_port, more);
+    let inner = numbers(mapping.container_port, more);
+    let protocol = protocol_name(mapping.protocol()).unwrap_or_default();
     json!({
-        "Host": host_side(&mapping),
+        "Host": format!("{}:{host_port}", bracketed(&mapping.host_ip)),
         "HostIP": mapping.host_ip,
-        "HostPort": mapping.host_port.to_string(),
-        "Protocol": protocol_name(mapping.protocol()).unwrap_or_default(),
+        "HostPort": host_port,
+        "Protocol": protocol,
         "Container": port.name,
-        "Port": mapping.inner_port().to_string(),
+        "Port": format!("{inner}/{protocol}"),
         "Packets": traffic.packets.to_string(),
         "Bytes": traffic.bytes.to_string(),
         "Connections": traffic.connections.to_string(),
