@@ -210,7 +210,11 @@ pub(crate) enum Command {
         reply: oneshot::Sender<Result<()>>,
     },
     /// The source of a link has another name now.
-    SourceRenamed { name: String, new_name: String },
+    SourceRenamed {
+        name: String,
+        new_name: String,
+        reply: oneshot::Sender<Result<()>>,
+    },
     /// What had to come before a start failed; answers with that error.
     FailStart {
         error: ContainerError,
@@ -294,12 +298,6 @@ impl Handle {
         let sent = self.commands.send(command(reply)).await;
         sent.map_err(|_closed| ContainerError::Gone)?;
         answer.await.unwrap_or(Err(ContainerError::Gone))
-    }
-
-    /// Tells the owner something that needs no answer.
-    pub(crate) async fn tell(&self, command: Command) {
-        // A container that is gone has no interest.
-        self.commands.send(command).await.ok();
     }
 
     /// Waits until the container has ended a run after `ended_runs`, or is gone.

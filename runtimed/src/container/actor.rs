@@ -205,9 +205,11 @@ impl Actor {
                 answer(reply, self.ask_shim(Request::Attach, request).await);
             }
             Command::Exec { exec, reply } => answer(reply, self.exec(exec).await),
-            Command::SourceRenamed { name, new_name } => {
-                self.source_renamed(&name, &new_name).await;
-            }
+            Command::SourceRenamed {
+                name,
+                new_name,
+                reply,
+            } => answer(reply, self.source_renamed(&name, &new_name).await),
             Command::FailStart { error, reply } => {
                 let error = self.start_failed(error).await;
                 answer(reply, Err(error));

@@ -334,10 +334,27 @@ async fn rename(
             .any(|link| link.source == old_name)
         {
             let (name, new_name) = (old_name.clone(), new_name.clone());
-            other.tell(Command::SourceRenamed { name, new_name }).await;
+            let told = other
+                .ask(|reply| Command::SourceRenamed {
+                    name,
+                    new_name,
+                    reply,
+                })
+                .await;
+            // A container that is gone has no interest.
+            if let Err(error) = told.or_else(unless_gone) {
+                tracing::error!(container_id = other.view().record.id, %error, "save a renamed link");
+            }
         }
     }
     Ok(())
+}
+
+fn unless_gone(error: ContainerError) -> Result<(), ContainerError> {
+    match error {
+        ContainerError::Gone => Ok(()),
+        other => Err(other),
+    }
 }
 
 /// Sends a log to a client.

@@ -151,7 +151,7 @@ impl Actor {
     }
 
     /// The source of a link has another name now.
-    pub(super) async fn source_renamed(&mut self, name: &str, new_name: &str) {
+    pub(super) async fn source_renamed(&mut self, name: &str, new_name: &str) -> Result<()> {
         let mut changed = false;
         for link in self
             .record
@@ -164,13 +164,12 @@ impl Actor {
             changed = true;
         }
         if !changed {
-            return;
+            return Ok(());
         }
-        if let Err(error) = self.save_record().await {
-            tracing::error!(container_id = self.record.id, %error, "save a renamed link");
-        }
+        let saved = self.save_record().await;
         self.publish(false);
         self.refresh_hosts().await;
+        saved
     }
 
     /// Brings the lines of the links in the hosts file up to date.
