@@ -5,4 +5,4 @@
 pub(crate) mod lease;
 pub(crate) mod pool;
 
-pub(crate) use lease::{KeptPort, LeaseError, Leases};
+pub(crate) use lease::{KeptPort, LeaseError, Leases, now_seconds};

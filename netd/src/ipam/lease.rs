@@ -336,7 +336,8 @@ impl From<KeptPortRecord> for KeptPort {
     }
 }
 
-fn now_seconds() -> u64 {
+/// The time, in seconds of the epoch.
+pub(crate) fn now_seconds() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())

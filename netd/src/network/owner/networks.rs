@@ -1,11 +1,10 @@
 //! Networks that users make: a bridge, its leases and its elements come and go together.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{Bridge, Owner, chain};
 use crate::firewall::{Difference, Elements, network as elements};
-use crate::ipam::Leases;
+use crate::ipam::{Leases, now_seconds};
 use crate::network::error::NetworkError;
 use crate::network::model::{InvalidValue, Name, Network, NetworkRequest};
 use crate::network::subnet::Subnets;
@@ -235,10 +234,4 @@ fn is_same(network: &Network, request: &NetworkRequest) -> bool {
         && *egress == network.egress
         && *labels == network.labels
         && network.is_users()
-}
-
-fn now_seconds() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }
