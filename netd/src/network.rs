@@ -70,6 +70,8 @@ pub(crate) enum ChangeKind {
     Detached(EndpointId),
     /// A network is there, or is gone; the registry says which.
     Networks,
+    /// A sandbox is there, or is gone.
+    Sandboxes,
 }
 
 /// A request to the owner.
@@ -104,6 +106,10 @@ pub(crate) enum Request {
         Option<Name>,
         oneshot::Sender<Result<(), NetworkError>>,
     ),
+    /// Make a namespace without endpoints, or keep one.
+    CreateSandbox(EndpointId, oneshot::Sender<Result<(), NetworkError>>),
+    /// Let go of a namespace.
+    DeleteSandbox(EndpointId, oneshot::Sender<Result<(), NetworkError>>),
     /// Make a network.
     CreateNetwork(
         Box<NetworkRequest>,
@@ -180,6 +186,16 @@ impl Handle {
     ) -> Result<(), NetworkError> {
         self.ask(|reply| Request::Release(name, network, reply))
             .await
+    }
+
+    /// Makes a namespace without endpoints, or keeps one.
+    pub(crate) async fn create_sandbox(&self, id: EndpointId) -> Result<(), NetworkError> {
+        self.ask(|reply| Request::CreateSandbox(id, reply)).await
+    }
+
+    /// Lets go of a namespace.
+    pub(crate) async fn delete_sandbox(&self, id: EndpointId) -> Result<(), NetworkError> {
+        self.ask(|reply| Request::DeleteSandbox(id, reply)).await
     }
 
     /// Makes a network.

@@ -50,6 +50,14 @@ pub(crate) fn create(
     connect(socket, bridge_index, endpoint)
 }
 
+/// Brings the loopback device of a namespace up.
+pub(crate) fn start_loopback(mut netns: Netns) -> Result<(), NetworkError> {
+    netns
+        .socket
+        .execute(vec![link::start(LOOPBACK_INDEX)])
+        .map_err(device("start the loopback device"))
+}
+
 /// Makes the host end a closed port of the bridge, again if need be.
 pub(crate) fn connect(
     socket: &mut NetlinkSocket,

@@ -17,6 +17,7 @@ use std::time::Duration;
 mod change;
 mod networks;
 mod rename;
+mod sandboxes;
 
 use super::device::{self, DefaultRoute};
 use super::error::{self, NetworkError};
@@ -91,6 +92,12 @@ impl Owner {
             }
             Request::Update(request, reply) => drop(reply.send(self.update(*request, publisher))),
             Request::Move(request, reply) => drop(reply.send(self.move_port(&request, publisher))),
+            Request::CreateSandbox(id, reply) => {
+                drop(reply.send(self.create_sandbox(&id, publisher)));
+            }
+            Request::DeleteSandbox(id, reply) => {
+                drop(reply.send(self.delete_sandbox(&id, publisher)));
+            }
             Request::CreateNetwork(request, reply) => {
                 drop(reply.send(self.create_network(*request, publisher)));
             }
@@ -182,22 +189,16 @@ impl Owner {
                 other.short()
             ))));
         }
-        if let Some(sandbox) = &request.sandbox {
-            let Some(member) = self.registry.in_sandbox(sandbox).next() else {
-                return Err(NetworkError::EndpointNotFound {
-                    endpoint: sandbox.short().to_owned(),
-                });
-            };
-            if self
+        if let Some(sandbox) = &request.sandbox
+            && let Some(member) = self
                 .registry
                 .in_sandbox(sandbox)
-                .any(|member| member.network == network.name)
-            {
-                return Err(NetworkError::NameAttached {
-                    name: request.name.clone(),
-                    holder: member.id.clone(),
-                });
-            }
+                .find(|member| member.network == network.name)
+        {
+            return Err(NetworkError::NameAttached {
+                name: request.name.clone(),
+                holder: member.id.clone(),
+            });
         }
         Ok(network)
     }
@@ -306,10 +307,10 @@ impl Owner {
 
     fn make(&mut self, endpoint: &Endpoint) -> Result<(), NetworkError> {
         let network = self.network(&endpoint.network)?;
-        let netns = if endpoint.sandbox == endpoint.id {
-            self.netns.create(&endpoint.id)?
-        } else {
+        let netns = if self.stays_without(endpoint) {
             self.netns.enter(&endpoint.sandbox)?
+        } else {
+            self.netns.create(&endpoint.sandbox)?
         };
         let added = self.registry.elements_of(endpoint);
         self.firewall.apply(&Difference {
@@ -361,10 +362,7 @@ impl Owner {
             .bridges
             .get(&endpoint.network)
             .map_or(0, |bridge| bridge.index);
-        let has_company = self
-            .registry
-            .in_sandbox(&endpoint.sandbox)
-            .any(|other| other.id != endpoint.id);
+        let netns_stays = self.stays_without(endpoint);
         let steps = [
             self.close(&openings),
             self.flush(|entry| {
@@ -376,7 +374,7 @@ impl Owner {
             device::remove(&mut self.routing, &endpoint.id),
             // A port that is there is pinned: without its pins it could speak as another.
             self.close(&pins),
-            if has_company {
+            if netns_stays {
                 Ok(())
             } else {
                 self.netns
@@ -390,6 +388,16 @@ impl Owner {
             errors.extend(self.store.commit(&[row]).map_err(NetworkError::from).err());
         }
         errors
+    }
+
+    /// Whether the namespace of an endpoint is there without it.
+    fn stays_without(&self, endpoint: &Endpoint) -> bool {
+        let has_company = || {
+            self.registry
+                .in_sandbox(&endpoint.sandbox)
+                .any(|other| other.id != endpoint.id)
+        };
+        self.registry.has_sandbox(&endpoint.sandbox) || has_company()
     }
 
     /// Removes those of the elements that the kernel has: a rollback may come before they

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::error::{NetworkError, StartError, device as device_error};
-use super::model::{Egress, Endpoint, Network, Policy, WantedAddresses};
+use super::model::{Egress, Endpoint, EndpointId, Network, Policy, WantedAddresses};
 use super::owner::{Bridge, Owner, Settings, chain};
 use super::subnet::Subnets;
 use super::{DEFAULT_NETWORK, bridge, choose, device, port, registry::Registry};
@@ -17,7 +17,8 @@ use crate::ipam::Leases;
 use crate::netlink::NetlinkSocket;
 use crate::netns::NetnsDirectory;
 use crate::store::record::{
-    CHOICES, ENDPOINTS, EndpointRecord, NETWORKS, NetworkRecord, Phase, SubnetRecord, VERSION,
+    CHOICES, ENDPOINTS, EndpointRecord, NETWORKS, NetworkRecord, Phase, SANDBOXES, SandboxRecord,
+    SubnetRecord, VERSION,
 };
 use crate::store::{Change, Store, StoreError};
 
@@ -42,6 +43,9 @@ impl Owner {
                 .map_err(NetworkError::from)?;
             bridges.insert(network.name.clone(), Bridge { index, leases });
             registry.insert_network(network);
+        }
+        for id in read_sandboxes(&store)? {
+            registry.insert_sandbox(&id);
         }
         let mut unfinished = Vec::new();
         for (endpoint, phase) in read_rows(&store)? {
@@ -78,8 +82,26 @@ impl Owner {
         };
         owner.finish(unfinished);
         owner.adopt_endpoints()?;
+        owner.adopt_sandboxes()?;
         owner.remove_orphans()?;
         Ok(owner)
+    }
+
+    /// A sandbox whose namespace was not made, or is gone, is no promise to anybody.
+    fn adopt_sandboxes(&mut self) -> Result<(), NetworkError> {
+        let gone: Vec<_> = self
+            .registry
+            .sandboxes()
+            .filter(|id| !self.netns.has(id))
+            .cloned()
+            .collect();
+        for id in gone {
+            tracing::warn!(sandbox_id = %id, "sandbox has no namespace, removing it");
+            self.store
+                .commit(&[Change::remove(SANDBOXES, id.as_str())])?;
+            self.registry.remove_sandbox(&id);
+        }
+        Ok(())
     }
 
     fn finish(&mut self, unfinished: Vec<(Endpoint, Phase)>) {
@@ -129,8 +151,9 @@ impl Owner {
                 .any(|network| network.bridge_name == name)
         })?;
         let is_lived_in = |id: &str| {
-            id.parse()
-                .is_ok_and(|id| registry.in_sandbox(&id).next().is_some())
+            id.parse().is_ok_and(|id| {
+                registry.has_sandbox(&id) || registry.in_sandbox(&id).next().is_some()
+            })
         };
         Ok(self.netns.remove_orphans(is_lived_in)?)
     }
@@ -210,6 +233,11 @@ fn read_networks(durable: &Store) -> Result<Vec<Arc<Network>>, NetworkError> {
     rows.into_iter()
         .map(|(name, record)| Ok(Arc::new(record.network(&name)?)))
         .collect()
+}
+
+fn read_sandboxes(store: &Store) -> Result<Vec<EndpointId>, NetworkError> {
+    let rows: Vec<(String, SandboxRecord)> = store.load(SANDBOXES)?;
+    rows.into_iter().map(|(id, _)| Ok(id.parse()?)).collect()
 }
 
 fn read_rows(store: &Store) -> Result<Vec<(Endpoint, Phase)>, NetworkError> {

@@ -1,7 +1,7 @@
 //! What is attached, and what follows from it: which links are open, and which elements
 //! the firewall has. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::model::{Endpoint, EndpointId, Link, Name, Network};
@@ -29,6 +29,8 @@ pub(crate) struct Registry {
     names: BTreeMap<(Name, Name), EndpointId>,
     /// How many endpoints each network has.
     counts: BTreeMap<Name, usize>,
+    /// Namespaces that stay without endpoints.
+    sandboxes: BTreeSet<EndpointId>,
     generation: u64,
 }
 
@@ -83,6 +85,28 @@ impl Registry {
                 *count -= 1;
             }
         }
+    }
+
+    /// Adds a namespace that stays without endpoints.
+    pub(crate) fn insert_sandbox(&mut self, id: &EndpointId) {
+        self.generation += 1;
+        self.sandboxes.insert(id.clone());
+    }
+
+    /// Lets a namespace go with its last endpoint.
+    pub(crate) fn remove_sandbox(&mut self, id: &EndpointId) {
+        self.generation += 1;
+        self.sandboxes.remove(id);
+    }
+
+    /// Whether a namespace stays without endpoints.
+    pub(crate) fn has_sandbox(&self, id: &EndpointId) -> bool {
+        self.sandboxes.contains(id)
+    }
+
+    /// The namespaces that stay without endpoints, by id.
+    pub(crate) fn sandboxes(&self) -> impl Iterator<Item = &EndpointId> {
+        self.sandboxes.iter()
     }
 
     /// The endpoint of an id.

@@ -10,7 +10,7 @@ use super::watch::{self, WatchStream};
 use super::{convert, explain, status};
 use crate::config::Config;
 use crate::firewall::counter::Counter;
-use crate::network::{Endpoint, Handle, LeaseFate, NetworkError, traffic};
+use crate::network::{Endpoint, EndpointId, Handle, LeaseFate, NetworkError, traffic};
 
 /// What is constant about the networks.
 #[derive(Debug, Clone)]
@@ -122,6 +122,36 @@ impl NetworkService for NetworkEdge {
             .await
             .map_err(status::of)?;
         Ok(Response::new(wire::ReleaseNameResponse {}))
+    }
+
+    async fn create_sandbox(
+        &self,
+        request: Request<wire::CreateSandboxRequest>,
+    ) -> Result<Response<wire::CreateSandboxResponse>, Status> {
+        let id: EndpointId =
+            convert::parse(&request.into_inner().sandbox_id).map_err(status::of)?;
+        let pin = self.info.config.netns_directory().join(id.as_str());
+        self.handle.create_sandbox(id).await.map_err(status::of)?;
+        let netns_path = pin.to_string_lossy().into_owned();
+        Ok(Response::new(wire::CreateSandboxResponse { netns_path }))
+    }
+
+    async fn delete_sandbox(
+        &self,
+        request: Request<wire::DeleteSandboxRequest>,
+    ) -> Result<Response<wire::DeleteSandboxResponse>, Status> {
+        let id = convert::parse(&request.into_inner().sandbox_id).map_err(status::of)?;
+        self.handle.delete_sandbox(id).await.map_err(status::of)?;
+        Ok(Response::new(wire::DeleteSandboxResponse {}))
+    }
+
+    async fn list_sandboxes(
+        &self,
+        _request: Request<wire::ListSandboxesRequest>,
+    ) -> Result<Response<wire::ListSandboxesResponse>, Status> {
+        let registry = self.handle.registry();
+        let sandbox_ids = registry.sandboxes().map(ToString::to_string).collect();
+        Ok(Response::new(wire::ListSandboxesResponse { sandbox_ids }))
     }
 
     async fn list_endpoints(

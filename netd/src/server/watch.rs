@@ -85,7 +85,7 @@ impl Watcher {
                 )))
             }
             ChangeKind::Detached(id) => Some(WireChange::DetachedId(id.to_string())),
-            ChangeKind::Networks => None,
+            ChangeKind::Networks | ChangeKind::Sandboxes => None,
         }
     }
 }

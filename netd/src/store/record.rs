@@ -23,6 +23,9 @@ pub(crate) const NETWORKS: Table = Table("networks");
 /// Endpoints, in the volatile file.
 pub(crate) const ENDPOINTS: Table = Table("endpoints");
 
+/// Namespaces that stay without endpoints, in the volatile file.
+pub(crate) const SANDBOXES: Table = Table("sandboxes");
+
 /// The version of every record here.
 pub(crate) const VERSION: u32 = 1;
 
@@ -117,6 +120,20 @@ pub(crate) struct EndpointRecord {
     /// Where it may reach the host; older rows have none.
     #[serde(default)]
     pub(crate) host: Option<(Ipv4Addr, Ipv6Addr)>,
+}
+
+/// A namespace that stays without endpoints; its key is the id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SandboxRecord {
+    /// The version.
+    pub(crate) version: u32,
+}
+
+impl SandboxRecord {
+    /// A row for the store.
+    pub(crate) fn new() -> Self {
+        Self { version: VERSION }
+    }
 }
 
 /// A port of a container.

@@ -4,9 +4,9 @@ use std::io::{Read, Write};
 use std::thread;
 
 use linkspan_proto::net_v1::{
-    AttachEndpointRequest, CreateNetworkRequest, DeleteNetworkRequest, Endpoint, ListLinksRequest,
-    ListPortsRequest, MovePortRequest, Network, NetworkPolicy, PortMapping, Protocol,
-    UpdateEndpointRequest,
+    AttachEndpointRequest, CreateNetworkRequest, CreateSandboxRequest, DeleteNetworkRequest,
+    DeleteSandboxRequest, Endpoint, ListLinksRequest, ListPortsRequest, ListSandboxesRequest,
+    MovePortRequest, Network, NetworkPolicy, PortMapping, Protocol, UpdateEndpointRequest,
 };
 use tonic::Code;
 
@@ -320,6 +320,60 @@ fn a_container_is_on_several_networks() {
         );
         world.detach(&second);
         assert!(!std::path::Path::new(&second.netns_path).exists());
+    });
+}
+
+/// A sandbox is there before its first endpoint, after its last, and after a restart.
+#[test]
+fn a_sandbox_stays_without_endpoints() {
+    World::run("a_sandbox_stays_without_endpoints", |world| {
+        let id = plain('a', "web").endpoint_id;
+        let create = |world: &World| {
+            world.ask(async |mut client| {
+                let request = CreateSandboxRequest {
+                    sandbox_id: id.clone(),
+                };
+                let answer = client.create_sandbox(request).await.unwrap();
+                answer.into_inner().netns_path
+            })
+        };
+        let path = create(world);
+        assert_eq!(inside(&path, devices), ["lo"]);
+        assert!(pings(&path, "127.0.0.1", DEADLINE), "its loopback is up");
+        let inode = |path: &str| {
+            use std::os::unix::fs::MetadataExt;
+            std::fs::metadata(path).unwrap().ino()
+        };
+        let first = inode(&path);
+        let endpoint = world.attach(AttachEndpointRequest {
+            sandbox_id: id.clone(),
+            ..plain('b', "web")
+        });
+        assert_eq!(endpoint.netns_path, path);
+        world.detach(&endpoint);
+        world.kill();
+        world.start();
+        assert_eq!(create(world), path, "again is no error");
+        assert_eq!(
+            (inside(&path, devices), inode(&path)),
+            (vec!["lo".to_owned()], first)
+        );
+        let again = world.attach(AttachEndpointRequest {
+            sandbox_id: id.clone(),
+            ..plain('b', "web")
+        });
+        world.ask(async |mut client| {
+            let request = DeleteSandboxRequest {
+                sandbox_id: id.clone(),
+            };
+            client.delete_sandbox(request.clone()).await.unwrap();
+            client.delete_sandbox(request).await.unwrap();
+            let left = client.list_sandboxes(ListSandboxesRequest {}).await;
+            assert!(left.unwrap().into_inner().sandbox_ids.is_empty());
+        });
+        assert_eq!(inode(&path), first, "an endpoint is in it");
+        world.detach(&again);
+        assert!(!std::path::Path::new(&path).exists());
     });
 }
 

@@ -127,8 +127,8 @@ pub struct AttachEndpointRequest {
     /// Whether the endpoint may open connections to the host, at the gateway's addresses.
     #[prost(bool, tag = "8")]
     pub host_access: bool,
-    /// The network namespace that the device goes to: that of the endpoint with this id,
-    /// which must be attached. Empty means one of its own.
+    /// The network namespace that the device goes to: that of the sandbox or the endpoint
+    /// with this id, or a new one if there is none. Empty means the endpoint's own id.
     #[prost(string, tag = "9")]
     pub sandbox_id: ::prost::alloc::string::String,
     /// The names beside `name` by which members of the network find it.
@@ -239,6 +239,40 @@ pub struct ReleaseNameRequest {
 /// ReleaseNameResponse is empty.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReleaseNameResponse {}
+/// CreateSandboxRequest names the sandbox.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateSandboxRequest {
+    /// The identity: 64 lower-case hexadecimal digits, those of the container.
+    #[prost(string, tag = "1")]
+    pub sandbox_id: ::prost::alloc::string::String,
+}
+/// CreateSandboxResponse tells where it is.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateSandboxResponse {
+    /// The path at which the network namespace is pinned.
+    #[prost(string, tag = "1")]
+    pub netns_path: ::prost::alloc::string::String,
+}
+/// DeleteSandboxRequest names the sandbox.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteSandboxRequest {
+    /// The identity.
+    #[prost(string, tag = "1")]
+    pub sandbox_id: ::prost::alloc::string::String,
+}
+/// DeleteSandboxResponse is empty.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteSandboxResponse {}
+/// ListSandboxesRequest is empty.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListSandboxesRequest {}
+/// ListSandboxesResponse returns the sandboxes.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListSandboxesResponse {
+    /// Their identities, ascending.
+    #[prost(string, repeated, tag = "1")]
+    pub sandbox_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 /// ListEndpointsRequest is empty.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListEndpointsRequest {}
@@ -928,6 +962,93 @@ pub mod network_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// CreateSandbox makes a network namespace that is there without any endpoint, or keeps
+        /// one that endpoints made when the last of them goes.
+        ///
+        /// Idempotent. Errors: INVALID_ARGUMENT (INVALID_REQUEST).
+        pub async fn create_sandbox(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateSandboxRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateSandboxResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.net.v1.NetworkService/CreateSandbox",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("linkspan.net.v1.NetworkService", "CreateSandbox"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// DeleteSandbox lets go of a namespace: it goes now, or with the last endpoint in it.
+        ///
+        /// Idempotent: a sandbox that does not exist is no error.
+        /// Errors: INVALID_ARGUMENT (INVALID_REQUEST).
+        pub async fn delete_sandbox(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteSandboxRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteSandboxResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.net.v1.NetworkService/DeleteSandbox",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("linkspan.net.v1.NetworkService", "DeleteSandbox"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// ListSandboxes returns the sandboxes that are kept without regard to endpoints.
+        pub async fn list_sandboxes(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListSandboxesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListSandboxesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.net.v1.NetworkService/ListSandboxes",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("linkspan.net.v1.NetworkService", "ListSandboxes"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         /// ListEndpoints returns the attached endpoints, by name.
         pub async fn list_endpoints(
             &mut self,
@@ -1307,6 +1428,36 @@ pub mod network_service_server {
             request: tonic::Request<super::ReleaseNameRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ReleaseNameResponse>,
+            tonic::Status,
+        >;
+        /// CreateSandbox makes a network namespace that is there without any endpoint, or keeps
+        /// one that endpoints made when the last of them goes.
+        ///
+        /// Idempotent. Errors: INVALID_ARGUMENT (INVALID_REQUEST).
+        async fn create_sandbox(
+            &self,
+            request: tonic::Request<super::CreateSandboxRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateSandboxResponse>,
+            tonic::Status,
+        >;
+        /// DeleteSandbox lets go of a namespace: it goes now, or with the last endpoint in it.
+        ///
+        /// Idempotent: a sandbox that does not exist is no error.
+        /// Errors: INVALID_ARGUMENT (INVALID_REQUEST).
+        async fn delete_sandbox(
+            &self,
+            request: tonic::Request<super::DeleteSandboxRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteSandboxResponse>,
+            tonic::Status,
+        >;
+        /// ListSandboxes returns the sandboxes that are kept without regard to endpoints.
+        async fn list_sandboxes(
+            &self,
+            request: tonic::Request<super::ListSandboxesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListSandboxesResponse>,
             tonic::Status,
         >;
         /// ListEndpoints returns the attached endpoints, by name.
@@ -1749,6 +1900,141 @@ pub mod network_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ReleaseNameSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/linkspan.net.v1.NetworkService/CreateSandbox" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateSandboxSvc<T: NetworkService>(pub Arc<T>);
+                    impl<
+                        T: NetworkService,
+                    > tonic::server::UnaryService<super::CreateSandboxRequest>
+                    for CreateSandboxSvc<T> {
+                        type Response = super::CreateSandboxResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreateSandboxRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetworkService>::create_sandbox(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateSandboxSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/linkspan.net.v1.NetworkService/DeleteSandbox" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteSandboxSvc<T: NetworkService>(pub Arc<T>);
+                    impl<
+                        T: NetworkService,
+                    > tonic::server::UnaryService<super::DeleteSandboxRequest>
+                    for DeleteSandboxSvc<T> {
+                        type Response = super::DeleteSandboxResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeleteSandboxRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetworkService>::delete_sandbox(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteSandboxSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/linkspan.net.v1.NetworkService/ListSandboxes" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListSandboxesSvc<T: NetworkService>(pub Arc<T>);
+                    impl<
+                        T: NetworkService,
+                    > tonic::server::UnaryService<super::ListSandboxesRequest>
+                    for ListSandboxesSvc<T> {
+                        type Response = super::ListSandboxesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListSandboxesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetworkService>::list_sandboxes(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListSandboxesSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
