@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::net_v1::{Port, PortMapping, Protocol};
+use crate::runtime_v1::Container;
 
 /// The lower-case name of a protocol, as in `5432/tcp`; none when it was not given.
 pub fn protocol_name(protocol: Protocol) -> Option<&'static str> {
@@ -50,6 +51,13 @@ impl PortMapping {
             protocol: self.protocol,
             number: self.container_port,
         }
+    }
+}
+
+impl Container {
+    /// The ports of the host that lead to it, on whichever network.
+    pub fn published(&self) -> impl Iterator<Item = &PortMapping> {
+        self.networks.iter().flat_map(|network| &network.published)
     }
 }
 

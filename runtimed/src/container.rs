@@ -14,9 +14,11 @@
 //! changes a container's record, its run and its files.
 
 pub(crate) mod actor;
+pub(crate) mod attachment;
 pub(crate) mod convert;
 pub(crate) mod create;
 pub(crate) mod environment;
+pub(crate) mod files;
 pub(crate) mod hosts;
 pub(crate) mod launch;
 pub(crate) mod link;
@@ -24,6 +26,7 @@ pub(crate) mod listen;
 pub(crate) mod logs;
 pub(crate) mod moves;
 pub(crate) mod name;
+pub(crate) mod network;
 pub(crate) mod orphan;
 pub(crate) mod ports;
 pub(crate) mod record;
@@ -40,6 +43,7 @@ use linkspan_proto::shim_v1::{FailureKind, TerminalSize};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::name::NameError;
+use self::network::NetworkConfig;
 use self::ports::HostPorts;
 use self::record::{Link, NetworkSettings, PortMapping, Record, Run};
 use self::spec::ProfileError;
@@ -88,6 +92,25 @@ pub(crate) enum ContainerError {
         second: String,
         prefix: String,
     },
+    #[error(
+        "{consumer} cannot link to `{source_name}`: they have no network in common; put one on a network of the other: linkspan network connect"
+    )]
+    LinkNoCommonNetwork {
+        consumer: String,
+        source_name: String,
+    },
+    #[error("there is no network `{network}`; make it: linkspan network create {network}")]
+    NetworkNotFound { network: String },
+    #[error("container `{name}` is on network `{network}` already")]
+    AlreadyConnected { name: String, network: String },
+    #[error("container `{name}` is not on network `{network}`")]
+    NotConnected { name: String, network: String },
+    #[error("container `{name}` uses the network of {owner}, so it has none of its own to change")]
+    NoOwnNetwork { name: String, owner: &'static str },
+    #[error(
+        "cannot start `{name}`: it shares the network of container `{owner}`, which is not running"
+    )]
+    NetworkOwnerDown { name: String, owner: String },
     #[error("cannot start {consumer}: its link `{alias}` waited {waited}, and {lacking}")]
     LinkWaitOver {
         consumer: String,
@@ -241,6 +264,14 @@ pub(crate) enum Change {
     },
     RemovePorts {
         ports: HostPorts,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    Connect {
+        config: NetworkConfig,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    Disconnect {
+        network: String,
         reply: oneshot::Sender<Result<()>>,
     },
     /// Only [`moves`] sends it, one at a time.

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::container::record::{Record, Run};
+use crate::container::record::{NetworkSettings, Record, Run};
 use crate::container::{ContainerError, Handle, Result, View, actor, moves};
 use crate::events::Events;
 use crate::image::Images;
@@ -139,14 +139,34 @@ impl Engine {
             tracing::warn!("netd does not answer at the start, ignoring");
             return Ok(());
         };
-        let strays = endpoints.iter().map(|(id, _)| id);
-        for id in strays.filter(|id| !known.contains(id)) {
-            tracing::info!(endpoint_id = id, "detach an endpoint of no container");
-            if let Err(error) = self.network.detach(id, false).await {
-                tracing::warn!(endpoint_id = id, %error, "detach, ignoring");
+        let strays = endpoints.iter().filter(|(id, _)| !known.contains(id));
+        for (_, NetworkSettings { endpoint_id, .. }) in strays {
+            tracing::info!(endpoint_id, "detach an endpoint of no container");
+            if let Err(error) = self.network.detach(endpoint_id, false).await {
+                tracing::warn!(endpoint_id, %error, "detach, ignoring");
             }
         }
+        self.remove_stray_namespaces().await;
         Ok(())
+    }
+
+    /// A namespace is kept without endpoints only for a container that has no network.
+    async fn remove_stray_namespaces(&self) {
+        let Ok(sandboxes) = self.network.sandboxes().await else {
+            return;
+        };
+        for id in sandboxes {
+            let view = self.containers.find(&id).map(|handle| handle.view());
+            let is_needed =
+                view.is_ok_and(|view| view.run.is_some() && view.record.host.networks.is_empty());
+            if is_needed {
+                continue;
+            }
+            tracing::info!(sandbox_id = id, "remove a namespace of no container");
+            if let Err(error) = self.network.delete_sandbox(&id).await {
+                tracing::warn!(sandbox_id = id, %error, "remove a namespace, ignoring");
+            }
+        }
     }
 
     /// Removes what a container leaves, but its entry in the index.
@@ -165,7 +185,7 @@ impl Engine {
         })
         .await?;
         if record.generated_name && record.last_run.is_some() && !record.host.auto_remove {
-            self.network.release(&record.name).await?;
+            self.network.release(&record.name, "").await?;
         }
         Ok(())
     }

@@ -4,7 +4,20 @@
 //! being restarted: every call is idempotent, so it is simply made again. What changes or
 //! shows what is attached already is in [`live`].
 
+/// Makes a call of netd that takes and gives a message as it is.
+macro_rules! call {
+    ($client:expr, $method:ident, $request:expr) => {{
+        let request = $request;
+        $client
+            .call(|mut client| {
+                let request = request.clone();
+                async move { client.$method(request).await }
+            })
+            .await
+    }};
+}
 mod live;
+mod networks;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,6 +33,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::container::convert;
+use crate::container::network::{NetworkConfig, endpoint_id};
 use crate::container::record::{Link, NetworkSettings, Record};
 use crate::directory_watch::DirectoryWatch;
 use crate::port::PortError;
@@ -74,38 +88,40 @@ impl NetworkClient {
         }
     }
 
-    /// Attaches a container by its name, with its ports and links.
-    pub(crate) async fn attach(&self, record: &Record) -> Result<NetworkSettings, NetworkError> {
+    /// Attaches a container to a network by its name, with its links, and with its ports
+    /// if it publishes there.
+    pub(crate) async fn attach(
+        &self,
+        record: &Record,
+        config: &NetworkConfig,
+        publishes: bool,
+    ) -> Result<NetworkSettings, NetworkError> {
+        let text = |address: Option<String>| address.unwrap_or_default();
         let request = AttachEndpointRequest {
-            endpoint_id: record.id.clone(),
+            endpoint_id: endpoint_id(&record.id, &config.network),
             name: record.name.clone(),
             hostname: record.hostname().to_owned(),
-            network: String::new(),
+            network: config.network.clone(),
             exposed: exposed(record),
-            port_mappings: mappings(record),
+            port_mappings: mappings(record, publishes),
             links: links(record),
             host_access: record.reaches_host(),
-            ..AttachEndpointRequest::default()
+            sandbox_id: record.id.clone(),
+            aliases: config.aliases.clone(),
+            ipv4_address: text(config.ipv4.map(|ip| ip.to_string())),
+            ipv6_address: text(config.ipv6.map(|ip| ip.to_string())),
         };
-        let response = self.call(|mut client| {
-            let request = request.clone();
-            async move { client.attach_endpoint(request).await }
-        });
-        some_settings(response.await?.endpoint)
+        let response = call!(self, attach_endpoint, request)?;
+        some_settings(response.endpoint)
     }
 
-    /// Detaches a container; its lease stays with the name unless `release` is set.
+    /// Removes an endpoint; its lease stays with the name unless `release` is set.
     pub(crate) async fn detach(&self, id: &str, release: bool) -> Result<(), NetworkError> {
         let request = DetachEndpointRequest {
             endpoint_id: id.to_owned(),
             release_lease: release,
         };
-        self.call(|mut client| {
-            let request = request.clone();
-            async move { client.detach_endpoint(request).await }
-        })
-        .await
-        .map(|_response| ())
+        call!(self, detach_endpoint, request).map(drop)
     }
 
     /// Moves the lease and the links of a name.
@@ -114,36 +130,26 @@ impl NetworkClient {
             name: name.to_owned(),
             new_name: new_name.to_owned(),
         };
-        self.call(|mut client| {
-            let request = request.clone();
-            async move { client.rename_endpoint(request).await }
-        })
-        .await
-        .map(|_response| ())
+        call!(self, rename_endpoint, request).map(drop)
     }
 
-    /// Gives the lease of a name back.
-    pub(crate) async fn release(&self, name: &str) -> Result<(), NetworkError> {
+    /// Gives the lease of a name back, on one network or, without one, on all.
+    pub(crate) async fn release(&self, name: &str, network: &str) -> Result<(), NetworkError> {
         let request = ReleaseNameRequest {
             name: name.to_owned(),
-            network: String::new(),
+            network: network.to_owned(),
         };
-        self.call(|mut client| {
-            let request = request.clone();
-            async move { client.release_name(request).await }
-        })
-        .await
-        .map(|_response| ())
+        call!(self, release_name, request).map(drop)
     }
 
-    /// Everything that is attached, by id.
+    /// Everything that is attached, each with the id of its container.
     pub(crate) async fn endpoints(&self) -> Result<Vec<(String, NetworkSettings)>, NetworkError> {
         let response = self
             .call(|mut client| async move { client.list_endpoints(ListEndpointsRequest {}).await })
             .await?;
         let endpoints = response.endpoints.into_iter();
         endpoints
-            .map(|endpoint| Ok((endpoint.id.clone(), settings(endpoint)?)))
+            .map(|endpoint| Ok((endpoint.sandbox_id.clone(), settings(endpoint)?)))
             .collect()
     }
 
@@ -214,7 +220,10 @@ fn exposed(record: &Record) -> Vec<net_v1::Port> {
     record.exposed().iter().map(|port| port.to_wire()).collect()
 }
 
-fn mappings(record: &Record) -> Vec<net_v1::PortMapping> {
+fn mappings(record: &Record, publishes: bool) -> Vec<net_v1::PortMapping> {
+    if !publishes {
+        return Vec::new();
+    }
     let mappings = record.wanted_mappings();
     mappings.iter().map(convert::mapping_to_wire).collect()
 }
@@ -253,6 +262,9 @@ fn settings(endpoint: Endpoint) -> Result<NetworkSettings, NetworkError> {
         ),
     };
     Ok(NetworkSettings {
+        endpoint_id: endpoint.id,
+        aliases: endpoint.aliases,
+        publishes: false,
         network: endpoint.network,
         mac_address: endpoint.mac_address,
         ipv4_address: ipv4,

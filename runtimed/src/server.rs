@@ -8,6 +8,7 @@ mod explain;
 mod filters;
 mod images;
 mod links;
+mod networks;
 mod ports;
 mod status;
 mod system;
@@ -21,6 +22,7 @@ use linkspan_proto::FILE_DESCRIPTOR_SET;
 use linkspan_proto::runtime_v1::container_service_server::ContainerServiceServer;
 use linkspan_proto::runtime_v1::image_service_server::ImageServiceServer;
 use linkspan_proto::runtime_v1::link_service_server::LinkServiceServer;
+use linkspan_proto::runtime_v1::network_service_server::NetworkServiceServer;
 use linkspan_proto::runtime_v1::port_service_server::PortServiceServer;
 use linkspan_proto::runtime_v1::system_service_server::SystemServiceServer;
 use tokio::net::UnixListener;
@@ -72,6 +74,7 @@ pub(crate) async fn serve(
         ContainerServiceServer::new(containers::Service::new(Arc::clone(&engine), stop.clone()));
     let images = ImageServiceServer::new(images::Service::new(Arc::clone(&engine)));
     let links = LinkServiceServer::new(links::Service::new(Arc::clone(&engine)));
+    let networks = NetworkServiceServer::new(networks::Service::new(Arc::clone(&engine)));
     let ports = PortServiceServer::new(ports::Service::new(Arc::clone(&engine)));
     let system = SystemServiceServer::new(system::Service::new(engine, stop.clone()));
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -83,6 +86,9 @@ pub(crate) async fn serve(
         .await;
     health
         .set_serving::<LinkServiceServer<links::Service>>()
+        .await;
+    health
+        .set_serving::<NetworkServiceServer<networks::Service>>()
         .await;
     health
         .set_serving::<PortServiceServer<ports::Service>>()
@@ -104,6 +110,7 @@ pub(crate) async fn serve(
         .add_service(containers.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(images.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(links.max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(networks.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(ports.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(system.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned())

@@ -131,7 +131,8 @@ impl Store {
 
     /// All runs.
     pub(crate) fn runs(&self) -> Result<Vec<Run>> {
-        list(&self.volatile, RUNS)
+        let runs: Vec<Run> = list(&self.volatile, RUNS)?;
+        Ok(runs.into_iter().map(Run::upgraded).collect())
     }
 
     /// Writes the intent to move a port.

@@ -12,11 +12,12 @@ use anyhow::Context;
 use prost::Message;
 
 /// The contracts, relative to `proto/`.
-const CONTRACTS: [&str; 7] = [
+const CONTRACTS: [&str; 8] = [
     "linkspan/net/v1/network.proto",
     "linkspan/runtime/v1/container.proto",
     "linkspan/runtime/v1/image.proto",
     "linkspan/runtime/v1/link.proto",
+    "linkspan/runtime/v1/network.proto",
     "linkspan/runtime/v1/port.proto",
     "linkspan/runtime/v1/system.proto",
     "linkspan/shim/v1/shim.proto",

@@ -72,7 +72,8 @@ pub struct HostConfig {
     /// Lines for /etc/hosts, NAME:ADDRESS; the address host-gateway stands for the host.
     #[prost(string, repeated, tag = "5")]
     pub extra_hosts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// "bridge" or empty.
+    /// Where the network comes from: "host", "none", "container:" and a container, or empty
+    /// for `networks`. A name of a network is taken too; responses have the first one's.
     #[prost(string, tag = "6")]
     pub network_mode: ::prost::alloc::string::String,
     /// Bytes of memory; 0 means no limit.
@@ -129,6 +130,25 @@ pub struct HostConfig {
     /// Whether a reaper runs as the first process.
     #[prost(bool, tag = "23")]
     pub init: bool,
+    /// The networks that it is on; none, with an empty network_mode, means the default one.
+    #[prost(message, repeated, tag = "24")]
+    pub networks: ::prost::alloc::vec::Vec<NetworkConfig>,
+}
+/// NetworkConfig puts a container on a network.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NetworkConfig {
+    /// The network.
+    #[prost(string, tag = "1")]
+    pub network: ::prost::alloc::string::String,
+    /// The names beside its own by which members of the network find it.
+    #[prost(string, repeated, tag = "2")]
+    pub aliases: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The IPv4 address to have; empty means any.
+    #[prost(string, tag = "3")]
+    pub ipv4_address: ::prost::alloc::string::String,
+    /// The IPv6 address to have; empty means the one that goes with the IPv4 address.
+    #[prost(string, tag = "4")]
+    pub ipv6_address: ::prost::alloc::string::String,
 }
 /// LinkConfig is a link as the user asked for it.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -152,7 +172,7 @@ pub struct LinkConfig {
     #[prost(message, optional, tag = "6")]
     pub timeout: ::core::option::Option<::prost_types::Duration>,
 }
-/// NetworkSettings is what netd gave to a running container.
+/// NetworkSettings is what netd gave to a running container on one network.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NetworkSettings {
     /// The network.
@@ -182,6 +202,12 @@ pub struct NetworkSettings {
     /// The published ports, each with a definite host port and address.
     #[prost(message, repeated, tag = "9")]
     pub published: ::prost::alloc::vec::Vec<super::super::net::v1::PortMapping>,
+    /// The identity of the endpoint.
+    #[prost(string, tag = "10")]
+    pub endpoint_id: ::prost::alloc::string::String,
+    /// The names beside its own by which members of the network find it.
+    #[prost(string, repeated, tag = "11")]
+    pub aliases: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Container is a container as it is now.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -229,9 +255,6 @@ pub struct Container {
     /// When it last ended.
     #[prost(message, optional, tag = "14")]
     pub finished_at: ::core::option::Option<::prost_types::Timestamp>,
-    /// What netd gave it; only while it runs.
-    #[prost(message, optional, tag = "15")]
-    pub network_settings: ::core::option::Option<NetworkSettings>,
     /// Every port that is exposed: the image's, those asked for, those published.
     #[prost(message, repeated, tag = "16")]
     pub exposed_ports: ::prost::alloc::vec::Vec<super::super::net::v1::Port>,
@@ -250,6 +273,9 @@ pub struct Container {
     /// The resolver configuration on the host.
     #[prost(string, tag = "21")]
     pub resolv_conf_path: ::prost::alloc::string::String,
+    /// What netd gave it on each of its networks; only while it runs.
+    #[prost(message, repeated, tag = "22")]
+    pub networks: ::prost::alloc::vec::Vec<NetworkSettings>,
 }
 /// CreateContainerRequest describes the container to make.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -3752,6 +3778,933 @@ pub mod link_service_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "linkspan.runtime.v1.LinkService";
     impl<T> tonic::server::NamedService for LinkServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// CreateNetworkRequest describes the network to make.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CreateNetworkRequest {
+    /// Its settings.
+    #[prost(message, optional, tag = "1")]
+    pub settings: ::core::option::Option<super::super::net::v1::CreateNetworkRequest>,
+}
+/// CreateNetworkResponse returns the network.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CreateNetworkResponse {
+    /// The network.
+    #[prost(message, optional, tag = "1")]
+    pub network: ::core::option::Option<super::super::net::v1::Network>,
+}
+/// RemoveNetworkRequest names the network.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveNetworkRequest {
+    /// The network.
+    #[prost(string, tag = "1")]
+    pub network: ::prost::alloc::string::String,
+}
+/// RemoveNetworkResponse is empty.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveNetworkResponse {}
+/// ListNetworksRequest is empty.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListNetworksRequest {}
+/// ListNetworksResponse returns the networks.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListNetworksResponse {
+    /// The networks, by name.
+    #[prost(message, repeated, tag = "1")]
+    pub networks: ::prost::alloc::vec::Vec<super::super::net::v1::Network>,
+}
+/// GetNetworkRequest names the network.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetNetworkRequest {
+    /// The network.
+    #[prost(string, tag = "1")]
+    pub network: ::prost::alloc::string::String,
+}
+/// GetNetworkResponse returns the network and who is on it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetNetworkResponse {
+    /// The network.
+    #[prost(message, optional, tag = "1")]
+    pub network: ::core::option::Option<super::super::net::v1::Network>,
+    /// The containers that run on it, by name.
+    #[prost(message, repeated, tag = "2")]
+    pub members: ::prost::alloc::vec::Vec<NetworkMember>,
+}
+/// NetworkMember is a container that runs on a network.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NetworkMember {
+    /// The id of the container.
+    #[prost(string, tag = "1")]
+    pub container_id: ::prost::alloc::string::String,
+    /// The name of the container.
+    #[prost(string, tag = "2")]
+    pub container_name: ::prost::alloc::string::String,
+    /// What it has there.
+    #[prost(message, optional, tag = "3")]
+    pub settings: ::core::option::Option<NetworkSettings>,
+}
+/// ConnectNetworkRequest names the container and the network.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConnectNetworkRequest {
+    /// The container.
+    #[prost(string, tag = "1")]
+    pub container: ::prost::alloc::string::String,
+    /// The network, and what the container is to have there.
+    #[prost(message, optional, tag = "2")]
+    pub config: ::core::option::Option<NetworkConfig>,
+}
+/// ConnectNetworkResponse is empty.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConnectNetworkResponse {}
+/// DisconnectNetworkRequest names the container and the network.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DisconnectNetworkRequest {
+    /// The container.
+    #[prost(string, tag = "1")]
+    pub container: ::prost::alloc::string::String,
+    /// The network.
+    #[prost(string, tag = "2")]
+    pub network: ::prost::alloc::string::String,
+}
+/// DisconnectNetworkResponse is empty.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DisconnectNetworkResponse {}
+/// PruneNetworksRequest is empty.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PruneNetworksRequest {}
+/// PruneNetworksResponse tells what was removed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PruneNetworksResponse {
+    /// The names, ascending.
+    #[prost(string, repeated, tag = "1")]
+    pub networks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Generated client implementations.
+pub mod network_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// NetworkService owns the networks that users make, and which containers are on them.
+    /// A field `container` takes what the fields of ContainerService take, with its errors; a
+    /// field `network` takes a name, and may fail with NOT_FOUND (NETWORK_NOT_FOUND). Every
+    /// error carries a google.rpc.ErrorInfo whose domain is "linkspan.dev".
+    #[derive(Debug, Clone)]
+    pub struct NetworkServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> NetworkServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> NetworkServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            NetworkServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// CreateNetwork makes a network.
+        ///
+        /// Idempotent for the same settings.
+        /// Errors: INVALID_ARGUMENT (INVALID_REQUEST), ALREADY_EXISTS (NETWORK_EXISTS),
+        /// FAILED_PRECONDITION (SUBNET_OVERLAPS), RESOURCE_EXHAUSTED (SUBNETS_EXHAUSTED).
+        pub async fn create_network(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateNetworkRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateNetworkResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.runtime.v1.NetworkService/CreateNetwork",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "linkspan.runtime.v1.NetworkService",
+                        "CreateNetwork",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// RemoveNetwork removes a network on which no container runs. Containers that do not
+        /// run keep its name, and cannot start until it is there again.
+        ///
+        /// Errors: INVALID_ARGUMENT (INVALID_REQUEST) for the default network,
+        /// FAILED_PRECONDITION (NETWORK_IN_USE, metadata endpoints).
+        pub async fn remove_network(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RemoveNetworkRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveNetworkResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.runtime.v1.NetworkService/RemoveNetwork",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "linkspan.runtime.v1.NetworkService",
+                        "RemoveNetwork",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// ListNetworks returns the networks, by name.
+        pub async fn list_networks(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListNetworksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListNetworksResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.runtime.v1.NetworkService/ListNetworks",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("linkspan.runtime.v1.NetworkService", "ListNetworks"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// GetNetwork returns one network.
+        pub async fn get_network(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetNetworkRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetNetworkResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.runtime.v1.NetworkService/GetNetwork",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("linkspan.runtime.v1.NetworkService", "GetNetwork"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// ConnectNetwork puts a container on one more network; while it runs, at once.
+        ///
+        /// Errors: FAILED_PRECONDITION (WRONG_STATE) when it is on that network already or shares
+        /// the network of the host or of another container, ALREADY_EXISTS (ADDRESS_IN_USE),
+        /// RESOURCE_EXHAUSTED (ADDRESSES_EXHAUSTED).
+        pub async fn connect_network(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ConnectNetworkRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ConnectNetworkResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.runtime.v1.NetworkService/ConnectNetwork",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "linkspan.runtime.v1.NetworkService",
+                        "ConnectNetwork",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// DisconnectNetwork takes a container off a network; while it runs, at once, and its
+        /// connections over that network are cut.
+        ///
+        /// Errors: FAILED_PRECONDITION (WRONG_STATE) when it is not on that network.
+        pub async fn disconnect_network(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DisconnectNetworkRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DisconnectNetworkResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.runtime.v1.NetworkService/DisconnectNetwork",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "linkspan.runtime.v1.NetworkService",
+                        "DisconnectNetwork",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// PruneNetworks removes every network that no container, running or not, is on.
+        pub async fn prune_networks(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PruneNetworksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PruneNetworksResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/linkspan.runtime.v1.NetworkService/PruneNetworks",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "linkspan.runtime.v1.NetworkService",
+                        "PruneNetworks",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod network_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with NetworkServiceServer.
+    #[async_trait]
+    pub trait NetworkService: std::marker::Send + std::marker::Sync + 'static {
+        /// CreateNetwork makes a network.
+        ///
+        /// Idempotent for the same settings.
+        /// Errors: INVALID_ARGUMENT (INVALID_REQUEST), ALREADY_EXISTS (NETWORK_EXISTS),
+        /// FAILED_PRECONDITION (SUBNET_OVERLAPS), RESOURCE_EXHAUSTED (SUBNETS_EXHAUSTED).
+        async fn create_network(
+            &self,
+            request: tonic::Request<super::CreateNetworkRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateNetworkResponse>,
+            tonic::Status,
+        >;
+        /// RemoveNetwork removes a network on which no container runs. Containers that do not
+        /// run keep its name, and cannot start until it is there again.
+        ///
+        /// Errors: INVALID_ARGUMENT (INVALID_REQUEST) for the default network,
+        /// FAILED_PRECONDITION (NETWORK_IN_USE, metadata endpoints).
+        async fn remove_network(
+            &self,
+            request: tonic::Request<super::RemoveNetworkRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveNetworkResponse>,
+            tonic::Status,
+        >;
+        /// ListNetworks returns the networks, by name.
+        async fn list_networks(
+            &self,
+            request: tonic::Request<super::ListNetworksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListNetworksResponse>,
+            tonic::Status,
+        >;
+        /// GetNetwork returns one network.
+        async fn get_network(
+            &self,
+            request: tonic::Request<super::GetNetworkRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetNetworkResponse>,
+            tonic::Status,
+        >;
+        /// ConnectNetwork puts a container on one more network; while it runs, at once.
+        ///
+        /// Errors: FAILED_PRECONDITION (WRONG_STATE) when it is on that network already or shares
+        /// the network of the host or of another container, ALREADY_EXISTS (ADDRESS_IN_USE),
+        /// RESOURCE_EXHAUSTED (ADDRESSES_EXHAUSTED).
+        async fn connect_network(
+            &self,
+            request: tonic::Request<super::ConnectNetworkRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ConnectNetworkResponse>,
+            tonic::Status,
+        >;
+        /// DisconnectNetwork takes a container off a network; while it runs, at once, and its
+        /// connections over that network are cut.
+        ///
+        /// Errors: FAILED_PRECONDITION (WRONG_STATE) when it is not on that network.
+        async fn disconnect_network(
+            &self,
+            request: tonic::Request<super::DisconnectNetworkRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DisconnectNetworkResponse>,
+            tonic::Status,
+        >;
+        /// PruneNetworks removes every network that no container, running or not, is on.
+        async fn prune_networks(
+            &self,
+            request: tonic::Request<super::PruneNetworksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PruneNetworksResponse>,
+            tonic::Status,
+        >;
+    }
+    /// NetworkService owns the networks that users make, and which containers are on them.
+    /// A field `container` takes what the fields of ContainerService take, with its errors; a
+    /// field `network` takes a name, and may fail with NOT_FOUND (NETWORK_NOT_FOUND). Every
+    /// error carries a google.rpc.ErrorInfo whose domain is "linkspan.dev".
+    #[derive(Debug)]
+    pub struct NetworkServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> NetworkServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for NetworkServiceServer<T>
+    where
+        T: NetworkService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/linkspan.runtime.v1.NetworkService/CreateNetwork" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateNetworkSvc<T: NetworkService>(pub Arc<T>);
+                    impl<
+                        T: NetworkService,
+                    > tonic::server::UnaryService<super::CreateNetworkRequest>
+                    for CreateNetworkSvc<T> {
+                        type Response = super::CreateNetworkResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreateNetworkRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetworkService>::create_network(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateNetworkSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/linkspan.runtime.v1.NetworkService/RemoveNetwork" => {
+                    #[allow(non_camel_case_types)]
+                    struct RemoveNetworkSvc<T: NetworkService>(pub Arc<T>);
+                    impl<
+                        T: NetworkService,
+                    > tonic::server::UnaryService<super::RemoveNetworkRequest>
+                    for RemoveNetworkSvc<T> {
+                        type Response = super::RemoveNetworkResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RemoveNetworkRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetworkService>::remove_network(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RemoveNetworkSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/linkspan.runtime.v1.NetworkService/ListNetworks" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListNetworksSvc<T: NetworkService>(pub Arc<T>);
+                    impl<
+                        T: NetworkService,
+                    > tonic::server::UnaryService<super::ListNetworksRequest>
+                    for ListNetworksSvc<T> {
+                        type Response = super::ListNetworksResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListNetworksRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetworkService>::list_networks(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListNetworksSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/linkspan.runtime.v1.NetworkService/GetNetwork" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetNetworkSvc<T: NetworkService>(pub Arc<T>);
+                    impl<
+                        T: NetworkService,
+                    > tonic::server::UnaryService<super::GetNetworkRequest>
+                    for GetNetworkSvc<T> {
+                        type Response = super::GetNetworkResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetNetworkRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetworkService>::get_network(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetNetworkSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/linkspan.runtime.v1.NetworkService/ConnectNetwork" => {
+                    #[allow(non_camel_case_types)]
+                    struct ConnectNetworkSvc<T: NetworkService>(pub Arc<T>);
+                    impl<
+                        T: NetworkService,
+                    > tonic::server::UnaryService<super::ConnectNetworkRequest>
+                    for ConnectNetworkSvc<T> {
+                        type Response = super::ConnectNetworkResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ConnectNetworkRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetworkService>::connect_network(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ConnectNetworkSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/linkspan.runtime.v1.NetworkService/DisconnectNetwork" => {
+                    #[allow(non_camel_case_types)]
+                    struct DisconnectNetworkSvc<T: NetworkService>(pub Arc<T>);
+                    impl<
+                        T: NetworkService,
+                    > tonic::server::UnaryService<super::DisconnectNetworkRequest>
+                    for DisconnectNetworkSvc<T> {
+                        type Response = super::DisconnectNetworkResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DisconnectNetworkRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetworkService>::disconnect_network(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DisconnectNetworkSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/linkspan.runtime.v1.NetworkService/PruneNetworks" => {
+                    #[allow(non_camel_case_types)]
+                    struct PruneNetworksSvc<T: NetworkService>(pub Arc<T>);
+                    impl<
+                        T: NetworkService,
+                    > tonic::server::UnaryService<super::PruneNetworksRequest>
+                    for PruneNetworksSvc<T> {
+                        type Response = super::PruneNetworksResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PruneNetworksRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as NetworkService>::prune_networks(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PruneNetworksSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for NetworkServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "linkspan.runtime.v1.NetworkService";
+    impl<T> tonic::server::NamedService for NetworkServiceServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

@@ -6,6 +6,7 @@
 
 mod adopt;
 mod links;
+mod networks;
 mod ports;
 mod process;
 
@@ -20,7 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::launch::{self, DownSources, Launched};
-use super::record::{LastRun, NetworkSettings, Record, Run};
+use super::record::{LastRun, Record, Run};
 use super::state::{Admission, Request, State, admit};
 use super::streams::ShimStreams;
 use super::{Command, ContainerError, Handle, Result, View, convert};
@@ -308,12 +309,9 @@ impl Actor {
         self.record.error.clear();
         self.record.start_exit_code = 0;
         self.record.before_change = None;
-        self.record.last_run = Some(LastRun {
-            started_at_ns: run.started_at_ns,
-            addresses: run.network.as_ref().map(NetworkSettings::addresses),
-            published: run.published().to_vec(),
-            ..LastRun::default()
-        });
+        let mut last = LastRun::default();
+        last.remember(&run);
+        self.record.last_run = Some(last);
         self.running = Some(Running {
             run,
             shim,
@@ -448,14 +446,14 @@ impl Actor {
             finished_at_ns,
             oom_killed,
         } = exit;
-        self.record.last_run = Some(LastRun {
-            started_at_ns: run.started_at_ns,
+        let mut last = LastRun {
             finished_at_ns,
             exit_code,
             oom_killed,
-            addresses: run.network.as_ref().map(NetworkSettings::addresses),
-            published: run.published().to_vec(),
-        });
+            ..LastRun::default()
+        };
+        last.remember(&run);
+        self.record.last_run = Some(last);
         self.ended_runs += 1;
         let restart = goals.iter().any(|goal| matches!(goal, Goal::Restarted(_)));
         let removes_itself = self.record.host.auto_remove && !restart;

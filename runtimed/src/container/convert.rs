@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 
 use super::create::Request;
 use super::launch::run_paths;
+use super::network::{self, NO_NETWORK, NetworkConfig, NetworkMode};
 use super::record::{Config, HostSettings, Link, LinkWait, NetworkSettings, PortMapping, Record};
 use super::state::State;
 use super::{ContainerError, Result, View};
@@ -81,15 +82,6 @@ pub(crate) fn create_request(request: wire::CreateContainerRequest) -> Result<Re
         .config
         .ok_or_else(|| invalid("request", "config is missing"))?;
     let host = request.host_config.unwrap_or_default();
-    if !matches!(host.network_mode.as_str(), "" | "bridge" | "default") {
-        return Err(ContainerError::Invalid {
-            what: "network",
-            rule: format!(
-                "`{}` is not supported yet; only `bridge` is",
-                host.network_mode
-            ),
-        });
-    }
     let stop_timeout = config
         .stop_timeout
         .as_ref()
@@ -200,6 +192,34 @@ pub(crate) fn link_to_wire(link: &Link) -> wire::LinkConfig {
     }
 }
 
+/// A network of a container from the wire.
+pub(crate) fn network_from_wire(config: wire::NetworkConfig) -> Result<NetworkConfig> {
+    fn address<T: std::str::FromStr>(text: &str) -> Result<Option<T>> {
+        let parsed = (!text.is_empty()).then(|| text.parse()).transpose();
+        parsed.map_err(|_bad| ContainerError::Invalid {
+            what: "network",
+            rule: format!("`{text}` is no address of its family"),
+        })
+    }
+    Ok(NetworkConfig {
+        network: config.network,
+        aliases: config.aliases,
+        ipv4: address(&config.ipv4_address)?,
+        ipv6: address(&config.ipv6_address)?,
+    })
+}
+
+/// A network of a container for the wire.
+fn network_to_wire(config: &NetworkConfig) -> wire::NetworkConfig {
+    let text = |address: Option<String>| address.unwrap_or_default();
+    wire::NetworkConfig {
+        network: config.network.clone(),
+        aliases: config.aliases.clone(),
+        ipv4_address: text(config.ipv4.map(|ip| ip.to_string())),
+        ipv6_address: text(config.ipv6.map(|ip| ip.to_string())),
+    }
+}
+
 fn host_settings(host: wire::HostConfig) -> Result<HostSettings> {
     let mappings = host.port_mappings.iter().map(mapping_from_wire);
     for (what, value) in [
@@ -214,7 +234,12 @@ fn host_settings(host: wire::HostConfig) -> Result<HostSettings> {
             });
         }
     }
+    let networks = host.networks.into_iter().map(network_from_wire);
+    let (network_mode, networks) =
+        network::parse(&host.network_mode, networks.collect::<Result<_>>()?)?;
     Ok(HostSettings {
+        network_mode,
+        networks,
         links: host
             .links
             .into_iter()
@@ -268,11 +293,12 @@ pub(crate) fn container_to_wire(engine: &Engine, view: &View) -> wire::Container
         created_at: time(record.created_at_ns),
         started_at: time(last.started_at_ns),
         finished_at: time(last.finished_at_ns),
-        network_settings: view
+        networks: view
             .run
-            .as_ref()
-            .and_then(|run| run.network.as_ref())
-            .map(network_to_wire),
+            .iter()
+            .flat_map(|run| &run.networks)
+            .map(settings_to_wire)
+            .collect(),
         exposed_ports: exposed_to_wire(record),
         restart_count: 0,
         log_path: paths.log,
@@ -337,7 +363,12 @@ fn host_to_wire(host: &HostSettings) -> wire::HostConfig {
         publish_all_ports: host.publish_all,
         auto_remove: host.auto_remove,
         extra_hosts: host.extra_hosts.clone(),
-        network_mode: "bridge".to_owned(),
+        network_mode: match (&host.network_mode, host.networks.first()) {
+            (NetworkMode::Networks, Some(first)) => first.network.clone(),
+            (NetworkMode::Networks, None) => NO_NETWORK.to_owned(),
+            (mode, _) => mode.word(),
+        },
+        networks: host.networks.iter().map(network_to_wire).collect(),
         memory_bytes: host.memory_bytes,
         memory_swap_bytes: host.memory_swap_bytes,
         nano_cpus: host.nano_cpus,
@@ -358,7 +389,8 @@ fn host_to_wire(host: &HostSettings) -> wire::HostConfig {
     }
 }
 
-fn network_to_wire(network: &NetworkSettings) -> wire::NetworkSettings {
+/// What a run has on a network, for the wire.
+pub(crate) fn settings_to_wire(network: &NetworkSettings) -> wire::NetworkSettings {
     wire::NetworkSettings {
         network: network.network.clone(),
         mac_address: network.mac_address.clone(),
@@ -372,6 +404,8 @@ fn network_to_wire(network: &NetworkSettings) -> wire::NetworkSettings {
         ipv6_prefix: network.ipv6_prefix,
         ipv6_gateway: network.ipv6_gateway.clone(),
         published: network.published.iter().map(mapping_to_wire).collect(),
+        endpoint_id: network.endpoint_id.clone(),
+        aliases: network.aliases.clone(),
     }
 }
 

@@ -8,8 +8,9 @@ use std::time::SystemTime;
 use linkspan_proto::time::unix_nanos;
 use rustix::rand::{GetRandomFlags, getrandom};
 
+use super::network::{self, NetworkMode};
 use super::record::{Config, HostSettings, RECORD_VERSION, Record};
-use super::{ContainerError, Handle, Result, View, actor, launch, link, name, spec};
+use super::{ContainerError, Handle, Result, View, actor, link, name, spec};
 use crate::engine::Engine;
 use crate::image::record::ImageRecord;
 use crate::image::reference::Reference;
@@ -49,15 +50,16 @@ pub(crate) async fn create(engine: &Arc<Engine>, request: Request) -> Result<Cre
         });
     }
     let image = engine.images.find(&request.image)?;
-    let (record, sources) = plan(engine, request, &image)?;
+    if !network::is_plain(&request.host.networks) {
+        network::check_known(&request.host.networks, &engine.network.networks().await?)?;
+    }
+    let (record, sources, mut warnings) = plan(engine, request, &image)?;
     // A run that would be refused is refused before anything is made.
     if record.discard_on_start_failure {
         link::check_sources(&record, &link::resolve(engine, &record))?;
     }
     let links = record.host.links.iter().zip(&sources);
-    let warnings = links
-        .flat_map(|(link, source)| link::warnings(link, source.as_deref()))
-        .collect();
+    warnings.extend(links.flat_map(|(link, source)| link::warnings(link, source.as_deref())));
     let record = reserve_name(engine, record)?;
     match make(engine, &record).await {
         Ok(()) => {}
@@ -108,7 +110,7 @@ fn plan(
     engine: &Engine,
     request: Request,
     image: &ImageRecord,
-) -> Result<(Record, Vec<Option<Arc<View>>>)> {
+) -> Result<(Record, Vec<Option<Arc<View>>>, Vec<String>)> {
     let id = random_id()?;
     let reference = match request.image.parse::<Reference>() {
         Ok(reference)
@@ -153,13 +155,41 @@ fn plan(
         before_change: None,
         deleting: false,
     };
-    let links = record.host.links.iter_mut();
+    let warnings = network::check_shared(&mut record)?;
+    share_network(engine, &mut record)?;
+    let mut links = std::mem::take(&mut record.host.links);
     let sources = links
-        .map(|link| link::judge(engine, link))
+        .iter_mut()
+        .map(|link| link::judge(engine, &record, link))
         .collect::<Result<_>>()?;
+    record.host.links = links;
     link::check_collisions(&record.host.links)?;
     validate(&record)?;
-    Ok((record, sources))
+    Ok((record, sources, warnings))
+}
+
+/// Finds whose network the container shares, and gives it that one's host name.
+fn share_network(engine: &Engine, record: &mut Record) -> Result<()> {
+    let mut owner = match &record.host.network_mode {
+        NetworkMode::Networks => return Ok(()),
+        NetworkMode::Host => {
+            if record.config.hostname.is_empty() {
+                let name = rustix::system::uname();
+                record.config.hostname = name.nodename().to_string_lossy().into_owned();
+            }
+            return Ok(());
+        }
+        NetworkMode::Container(text) => engine.containers.find(text)?.view(),
+    };
+    while let NetworkMode::Container(id) = &owner.record.host.network_mode {
+        owner = engine.containers.find(id)?.view();
+    }
+    owner
+        .record
+        .hostname()
+        .clone_into(&mut record.config.hostname);
+    record.host.network_mode = NetworkMode::Container(owner.record.id.clone());
+    Ok(())
 }
 
 /// The user's word wins over the image's; an entry point of the user's drops the image's command.
@@ -291,7 +321,7 @@ fn validate_names(record: &Record) -> Result<()> {
         }
     }
     for entry in &record.host.extra_hosts {
-        launch::extra_host(entry, "127.0.0.1")?;
+        super::files::extra_host(entry, "127.0.0.1")?;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::record::{Addresses, HostsLine};
+use super::record::{Addresses, HostsLine, NetworkSettings, Record};
 
 /// What every file has below the container's own lines; hosts(5).
 const LOOPBACK: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
@@ -19,22 +19,11 @@ fe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\ti
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Renders the whole file.
-pub(crate) fn render(
-    own: Option<Addresses>,
-    hostname: &str,
-    domainname: &str,
-    extra: &[(String, IpAddr)],
-    links: &[HostsLine],
-) -> String {
+pub(crate) fn render(own: &[HostsLine], extra: &[(String, IpAddr)], links: &[HostsLine]) -> String {
     let mut text = String::new();
-    if let Some(Addresses { ipv4, ipv6 }) = own {
-        let names = own_names(hostname, domainname);
-        for address in [Some(IpAddr::V4(ipv4)), ipv6.map(IpAddr::V6)]
-            .into_iter()
-            .flatten()
-        {
-            text.push_str(&format!("{address}\t{names}\n"));
-        }
+    for line in own {
+        text.push_str(&line.text);
+        text.push('\n');
     }
     text.push_str(LOOPBACK);
     for (name, address) in extra {
@@ -45,6 +34,21 @@ pub(crate) fn render(
         text.push('\n');
     }
     text
+}
+
+/// The lines of the container itself: one for each address on each of its networks.
+pub(crate) fn own_lines(record: &Record, networks: &[NetworkSettings]) -> Vec<HostsLine> {
+    let names = own_names(record.hostname(), &record.config.domainname);
+    networks
+        .iter()
+        .flat_map(|network| {
+            lines(
+                &format!("@{}", network.network),
+                &names,
+                network.addresses(),
+            )
+        })
+        .collect()
 }
 
 /// The lines of one link: address, alias, the source's host name, and its name if it is
@@ -60,18 +64,19 @@ pub(crate) fn link_lines(
         names.push(' ');
         names.push_str(source_name);
     }
-    let line = |address: IpAddr| HostsLine {
-        alias: alias.to_owned(),
-        text: format!("{address}\t{names}"),
-    };
-    [
-        Some(IpAddr::V4(addresses.ipv4)),
-        addresses.ipv6.map(IpAddr::V6),
-    ]
-    .into_iter()
-    .flatten()
-    .map(line)
-    .collect()
+    lines(alias, &names, addresses)
+}
+
+/// A line for each address.
+fn lines(alias: &str, names: &str, Addresses { ipv4, ipv6 }: Addresses) -> Vec<HostsLine> {
+    [Some(IpAddr::V4(ipv4)), ipv6.map(IpAddr::V6)]
+        .into_iter()
+        .flatten()
+        .map(|address| HostsLine {
+            alias: alias.to_owned(),
+            text: format!("{address}\t{names}"),
+        })
+        .collect()
 }
 
 /// The text with the lines `old` replaced by the lines `new`. A line of an alias that was
@@ -150,14 +155,16 @@ mod tests {
         }
     }
 
+    fn own(hostname: &str, addresses: Addresses) -> Vec<HostsLine> {
+        lines("@bridge", hostname, addresses)
+    }
+
     /// Rows S51, S52 and S53.
     #[test]
     fn the_file_begins_with_the_own_line_and_ends_with_the_links() {
         let links = link_lines("webdb", "6e5cdeb2d300", "db", at(5));
         let text = render(
-            Some(at(7)),
-            "aed84ee21bde",
-            "",
+            &own("aed84ee21bde", at(7)),
             &[("x".into(), "10.9.8.7".parse().unwrap())],
             &links,
         );
@@ -200,7 +207,7 @@ mod tests {
         let old = link_lines("db", "aaaaaaaaaaaa", "database-with-a-long-name", at(2));
         std::fs::write(
             file.path(),
-            render(Some(at(7)), "me", "", &[], &old) + "1.2.3.4\tuser",
+            render(&own("me", at(7)), &[], &old) + "1.2.3.4\tuser",
         )
         .unwrap();
         let inode = file.path().metadata().unwrap().ino();
@@ -224,7 +231,7 @@ mod tests {
         ) {
             let old = link_lines("db", "h", "db", at(from));
             let new = link_lines("db", "h", "db", at(to));
-            let mut text = render(Some(at(99)), "me", "", &[], &old);
+            let mut text = render(&own("me", at(99)), &[], &old);
             for line in &foreign {
                 text.push_str(line);
                 text.push('\n');

@@ -3,7 +3,6 @@
 //! Every step leaves only what [`clean_up`] removes, so a failure at any of them, or a
 //! crash, is rolled back by the same function.
 
-use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,12 +17,10 @@ use tokio::sync::mpsc;
 
 use super::environment::{LinkSource, process_environment};
 use super::link::{self, ResolvedLink};
-use super::record::{
-    HOST_GATEWAY, HostsLine, NetworkSettings, RECORD_VERSION, Record, Run, RunPhase,
-};
+use super::record::{RECORD_VERSION, Record, Run, RunPhase};
 use super::spec::{RunPaths, container_spec};
 use super::streams::ShimStreams;
-use super::{ContainerError, Result, hosts, orphan, resolver};
+use super::{ContainerError, Result, attachment, files, orphan};
 use crate::engine::Engine;
 use crate::image::layer::remove_tree;
 use crate::shim_client::{self, ShimClient, ShimError, ShimEvent};
@@ -64,6 +61,8 @@ pub(crate) async fn launch(
         pid: 0,
         process: None,
         network: None,
+        networks: Vec::new(),
+        resolv_conf: String::new(),
         env: Vec::new(),
         hosts_lines: Vec::new(),
     };
@@ -100,26 +99,22 @@ async fn start(
     make_directory(&directory)?;
     // The shim makes its control groups while netd makes the network.
     let process = shim_client::spawn(&engine.shim_program, &record.id, &paths.cgroup, &directory)
-        .map_err(files("run the shim".to_owned()))?;
+        .map_err(failed("run the shim".to_owned()))?;
     engine.tracker.spawn(async move {
         if let Err(error) = process.reap().await {
             tracing::warn!(%error, "wait for a shim, ignoring");
         }
     });
     let (shim, events) = ShimClient::connect(&directory, &engine.tracker)?;
-    let network = engine.network.attach(record).await?;
+    let attached = attachment::attach(engine, record).await?;
+    run.networks = attached.networks;
 
     run.env = environment(record, links);
-    run.hosts_lines = links.iter().flat_map(ResolvedLink::hosts_lines).collect();
-    write_files(record, &paths, &network, &run.hosts_lines)?;
+    let paths = files::write(engine, record, paths, run, links)?;
     let spec = container_spec(record, &paths, run.env.clone(), streams.has_stdin())?;
     let spec = linkspan_sys::memfd::sealed("container-spec", &spec.encode_to_vec())
-        .map_err(|e| files("write the specification".to_owned())(std::io::Error::other(e)))?;
-    let netns = std::fs::File::open(&network.netns_path).map_err(files(format!(
-        "open the network namespace `{}`",
-        network.netns_path
-    )))?;
-    let mut fds = vec![spec.as_fd(), netns.as_fd()];
+        .map_err(|e| failed("write the specification".to_owned())(std::io::Error::other(e)))?;
+    let mut fds = vec![spec.as_fd(), attached.namespace.as_fd()];
     fds.extend(streams.fds());
     let request = Operation::Start(StartRequest {
         streams: Some(streams.to_wire()),
@@ -131,7 +126,6 @@ async fn start(
         }
         _ => return Err(ShimError::Protocol.into()),
     }
-    run.network = Some(network);
     run.phase = RunPhase::Running;
     let row = run.clone();
     engine
@@ -150,14 +144,11 @@ pub(crate) async fn clean_up(engine: &Arc<Engine>, record: &Record) {
             .await
             .ok();
     }
-    let release = record.host.auto_remove && record.generated_name;
-    if let Err(error) = engine.network.detach(&record.id, release).await {
-        tracing::warn!(container_id = record.id, %error, "detach from the network, ignoring");
-    }
+    attachment::detach(engine, record).await;
     let id = record.id.clone();
     let removed = engine.blocking(move |engine| {
         engine.store.remove_run(&id)?;
-        remove_tree(&directory).map_err(files("remove the run directory".to_owned()))
+        remove_tree(&directory).map_err(failed("remove the run directory".to_owned()))
     });
     if let Err(error) = removed.await {
         tracing::warn!(container_id = record.id, %error, "clean up after a run, ignoring");
@@ -196,89 +187,9 @@ pub(crate) fn run_paths(engine: &Engine, id: &str) -> RunPaths {
 fn make_directory(directory: &Path) -> Result<()> {
     remove_tree(directory)
         .and_then(|()| std::fs::create_dir(directory))
-        .map_err(files(format!("make `{}`", directory.display())))
+        .map_err(failed(format!("make `{}`", directory.display())))
 }
 
-fn write_files(
-    record: &Record,
-    paths: &RunPaths,
-    network: &NetworkSettings,
-    links: &[HostsLine],
-) -> Result<()> {
-    let mut extra = Vec::new();
-    for entry in &record.host.extra_hosts {
-        extra.push(extra_host(entry, &network.ipv4_gateway)?);
-    }
-    let config = &record.config;
-    let hosts = hosts::render(
-        Some(network.addresses()),
-        record.hostname(),
-        &config.domainname,
-        &extra,
-        links,
-    );
-    let wanted = resolver::Wanted {
-        servers: &record.host.dns,
-        search: &record.host.dns_search,
-        options: &record.host.dns_options,
-    };
-    let resolv_conf = resolver::render(&resolver::host_configuration(), wanted);
-    let contents = [
-        (&paths.hosts, hosts),
-        (&paths.hostname, format!("{}\n", record.hostname())),
-        (&paths.resolv_conf, resolv_conf),
-    ];
-    for (path, text) in contents {
-        std::fs::write(path, text).map_err(files(format!("write `{path}`")))?;
-    }
-    Ok(())
-}
-
-/// Reads `NAME:ADDRESS`, where `host-gateway` stands for the gateway.
-pub(crate) fn extra_host(entry: &str, gateway: &str) -> Result<(String, IpAddr)> {
-    let invalid = |rule: String| ContainerError::Invalid {
-        what: "--add-host",
-        rule,
-    };
-    let (name, address) = entry
-        .split_once([':', '='])
-        .ok_or_else(|| invalid(format!("`{entry}` is not NAME:ADDRESS")))?;
-    let valid = !name.is_empty()
-        && name.len() <= 253
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
-    if !valid {
-        return Err(invalid(format!("`{name}` is no host name")));
-    }
-    let text = if address == HOST_GATEWAY {
-        gateway
-    } else {
-        address
-    };
-    let text = text.trim_start_matches('[').trim_end_matches(']');
-    let address = text
-        .parse()
-        .map_err(|_e| invalid(format!("`{text}` is no IP address")))?;
-    Ok((name.to_owned(), address))
-}
-
-fn files(act: String) -> impl FnOnce(std::io::Error) -> ContainerError {
+fn failed(act: String) -> impl FnOnce(std::io::Error) -> ContainerError {
     move |source| ContainerError::Files { act, source }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_extra_host_is_a_name_and_an_address() {
-        let host = |entry| extra_host(entry, "172.17.0.1").map(|(n, a)| format!("{n} {a}"));
-        assert_eq!(host("db:10.0.0.1").unwrap(), "db 10.0.0.1");
-        assert_eq!(host("db:::1").unwrap(), "db ::1");
-        assert_eq!(host("h:host-gateway").unwrap(), "h 172.17.0.1");
-        for bad in ["a", ":1.1.1.1", "a b:1.1.1.1", "a:zzz", "a\n:1.1.1.1"] {
-            assert!(host(bad).is_err(), "{bad:?}");
-        }
-    }
 }

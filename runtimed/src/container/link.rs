@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::environment::{LinkSource, crosses, looks_secret, prefix};
-use super::record::{Addresses, HostsLine, Link, LinkWait, NetworkSettings, Record};
+use super::network::{NetworkConfig, NetworkMode};
+use super::record::{Addresses, HostsLine, Link, LinkWait, Record};
 use super::state::State;
 use super::{ContainerError, Result, View, hosts};
 use crate::engine::Engine;
@@ -21,22 +22,37 @@ const MAX_ALIAS: usize = 63;
 pub(crate) struct ResolvedLink {
     pub(crate) link: Link,
     pub(crate) source: Option<Arc<View>>,
+    /// The networks of the consumer, in its order.
+    networks: Vec<String>,
     /// The source is down and has, itself or by others, a link back to the consumer: if
     /// each waited for the other, neither could ever start.
     cyclic: bool,
 }
 
 impl ResolvedLink {
-    /// The addresses that the source has now.
+    /// The addresses that the source has now, on the first network of the consumer that it
+    /// is on as well.
     pub(crate) fn current(&self) -> Option<Addresses> {
         let run = self.source.as_ref()?.run.as_ref()?;
-        run.network.as_ref().map(NetworkSettings::addresses)
+        self.on_networks(|network| run.addresses_on(network))
+    }
+
+    /// Whether the source runs.
+    pub(crate) fn source_runs(&self) -> bool {
+        self.source.as_ref().is_some_and(|view| view.run.is_some())
     }
 
     /// Those, or the ones that are leased to its name.
     fn known(&self) -> Option<Addresses> {
-        let last = || self.source.as_ref()?.record.last_run.as_ref()?.addresses;
+        let last = || {
+            let last = self.source.as_ref()?.record.last_run.as_ref()?;
+            self.on_networks(|network| last.addresses_on(network))
+        };
         self.current().or_else(last)
+    }
+
+    fn on_networks(&self, find: impl Fn(&str) -> Option<Addresses>) -> Option<Addresses> {
+        self.networks.iter().find_map(|network| find(network))
     }
 
     /// Whether a start is to wait for the source.
@@ -82,6 +98,7 @@ pub(crate) fn resolve(engine: &Engine, record: &Record) -> Vec<ResolvedLink> {
         let source = handle.map(|handle| handle.view());
         let down = source.as_ref().is_some_and(|view| view.run.is_none());
         ResolvedLink {
+            networks: network_names(record),
             link: link.clone(),
             cyclic: down && leads_to(engine, &link.source, &record.name),
             source,
@@ -117,6 +134,12 @@ fn leads_to(engine: &Engine, from: &str, to: &str) -> bool {
 /// Refuses a start while a source is down for which nobody said to wait. Among containers
 /// that have links to each other, any may start first.
 pub(crate) fn check_sources(record: &Record, links: &[ResolvedLink]) -> Result<()> {
+    if let Some(apart) = links
+        .iter()
+        .find(|link| link.source_runs() && link.current().is_none())
+    {
+        return Err(no_common_network(record, &apart.link));
+    }
     let refuses = |link: &&ResolvedLink| {
         link.current().is_none() && link.link.wait == LinkWait::Nothing && !link.cyclic
     };
@@ -130,6 +153,18 @@ pub(crate) fn check_sources(record: &Record, links: &[ResolvedLink]) -> Result<(
     }
 }
 
+fn network_names(record: &Record) -> Vec<String> {
+    let networks = record.host.networks.iter();
+    networks.map(|config| config.network.clone()).collect()
+}
+
+fn no_common_network(consumer: &Record, link: &Link) -> ContainerError {
+    ContainerError::LinkNoCommonNetwork {
+        consumer: self::consumer(consumer),
+        source_name: link.source.clone(),
+    }
+}
+
 /// A container as a sentence names it, which may have no name yet.
 pub(crate) fn consumer(record: &Record) -> String {
     match record.name.as_str() {
@@ -139,8 +174,13 @@ pub(crate) fn consumer(record: &Record) -> String {
 }
 
 /// Replaces what names a source by its name, and an empty alias by that name. Gives the
-/// source; none for one that does not exist yet, which a link that waits may name.
-pub(crate) fn judge(engine: &Engine, link: &mut Link) -> Result<Option<Arc<View>>> {
+/// source; none for one that does not exist yet, which a link that waits may name. A source
+/// that shares the network of another container stands for that one.
+pub(crate) fn judge(
+    engine: &Engine,
+    consumer: &Record,
+    link: &mut Link,
+) -> Result<Option<Arc<View>>> {
     let source_name = link.source.clone();
     let found = match engine.containers.find(&source_name) {
         Ok(handle) => Some(handle.view()),
@@ -153,16 +193,48 @@ pub(crate) fn judge(engine: &Engine, link: &mut Link) -> Result<Option<Arc<View>
         }
         Err(other) => return Err(other),
     };
+    let found = match found {
+        Some(view) => Some(with_own_network(engine, view)?),
+        None => None,
+    };
     if let Some(view) = &found {
         link.source.clone_from(&view.record.name);
+        let shared = |config: &NetworkConfig| is_on(&view.record, &config.network);
+        if !consumer.host.networks.iter().any(shared) {
+            return Err(no_common_network(consumer, link));
+        }
     }
     if link.alias.is_empty() {
         link.alias.clone_from(&link.source);
     }
     link.ports.sort_unstable();
     link.ports.dedup();
-    validate_alias(&link.alias)?;
+    validate_alias("link", &link.alias)?;
     Ok(found)
+}
+
+/// The container behind one that shares the network of another.
+fn with_own_network(engine: &Engine, view: Arc<View>) -> Result<Arc<View>> {
+    let lacking = |owner: &str| {
+        Err(ContainerError::Invalid {
+            what: "link",
+            rule: format!(
+                "`{}` has {owner}; a source needs a network of its own",
+                view.record.name
+            ),
+        })
+    };
+    match &view.record.host.network_mode {
+        NetworkMode::Networks if view.record.host.networks.is_empty() => lacking("no network"),
+        NetworkMode::Networks => Ok(view),
+        NetworkMode::Host => lacking("the network of the host"),
+        NetworkMode::Container(id) => with_own_network(engine, engine.containers.find(id)?.view()),
+    }
+}
+
+fn is_on(record: &Record, network: &str) -> bool {
+    let mut networks = record.host.networks.iter();
+    networks.any(|config| config.network == network)
 }
 
 /// Refuses two links whose aliases give the same variables.
@@ -215,7 +287,8 @@ pub(crate) fn warnings(link: &Link, source: Option<&View>) -> Vec<String> {
     warnings
 }
 
-fn validate_alias(alias: &str) -> Result<()> {
+/// Refuses a name that cannot stand in a hosts file or be asked for.
+pub(crate) fn validate_alias(what: &'static str, alias: &str) -> Result<()> {
     let valid = alias.len() <= MAX_ALIAS
         && alias
             .bytes()
@@ -229,7 +302,7 @@ fn validate_alias(alias: &str) -> Result<()> {
         return Ok(());
     }
     Err(ContainerError::Invalid {
-        what: "link",
+        what,
         rule: format!(
             "the alias `{}` must have 1 to {MAX_ALIAS} letters, digits, `_`, `.` and `-`, begin with a letter or digit, and not be localhost",
             alias.escape_default()
@@ -244,9 +317,9 @@ mod tests {
     #[test]
     fn an_alias_is_a_host_name() {
         for bad in ["", "a b", "a\nb", "a/b", "-a", "localhost", &"x".repeat(64)] {
-            assert!(validate_alias(bad).is_err(), "{bad:?}");
+            assert!(validate_alias("link", bad).is_err(), "{bad:?}");
         }
-        validate_alias("webdb").unwrap();
+        validate_alias("link", "webdb").unwrap();
     }
 
     /// B16: aliases that give one prefix never meet.

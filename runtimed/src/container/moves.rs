@@ -151,15 +151,15 @@ async fn agree(
                 return false;
             }
         };
+        let ports = intent.ports();
+        moved = endpoints.iter().any(|(id, settings)| {
+            *id == intent.to && settings.published.iter().any(|port| ports.holds(port))
+        });
         for (id, settings) in endpoints {
-            if id == intent.to {
-                let ports = intent.ports();
-                moved = settings.published.iter().any(|port| ports.holds(port));
-            }
             if let Some(run) = runs.get_mut(&id)
                 && (id == intent.to || id == intent.from)
             {
-                run.network = Some(settings);
+                run.update(settings);
             }
         }
     }

@@ -89,6 +89,7 @@ pub(crate) fn without(
         links: record.host.links.clone(),
         port_mappings: wanted.into_iter().take(kept).flatten().collect(),
         publish_all: record.host.publish_all && !from_publish_all,
+        networks: record.host.networks.clone(),
     };
     (openings, gone)
 }

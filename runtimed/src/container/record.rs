@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
+use super::network::{self, DEFAULT_NETWORK, NetworkConfig, NetworkMode};
 use crate::port::Port;
 
 /// What stands for the host's address in `--add-host`.
@@ -105,6 +106,11 @@ pub(crate) struct HostSettings {
     pub(crate) dns_search: Vec<String>,
     pub(crate) dns_options: Vec<String>,
     pub(crate) init: bool,
+    /// Older records are of containers on the default network.
+    #[serde(default)]
+    pub(crate) network_mode: NetworkMode,
+    #[serde(default = "network::default_networks")]
+    pub(crate) networks: Vec<NetworkConfig>,
 }
 
 /// A link as it is kept: by the name of its source, so that it follows a source that
@@ -144,6 +150,8 @@ pub(crate) struct Openings {
     pub(crate) links: Vec<Link>,
     pub(crate) port_mappings: Vec<PortMapping>,
     pub(crate) publish_all: bool,
+    #[serde(default = "network::default_networks")]
+    pub(crate) networks: Vec<NetworkConfig>,
 }
 
 /// A port to publish.
@@ -166,8 +174,12 @@ pub(crate) struct LastRun {
     pub(crate) finished_at_ns: i64,
     pub(crate) exit_code: i32,
     pub(crate) oom_killed: bool,
-    /// The addresses that it had; links of others to a source that is down use them.
+    /// The addresses that it had on the default network; links of others to a source that
+    /// is down use them.
     pub(crate) addresses: Option<Addresses>,
+    /// Those that it had on other networks.
+    #[serde(default)]
+    pub(crate) more_addresses: BTreeMap<String, Addresses>,
     /// The ports that it had; those that netd chose stay with the name.
     #[serde(default)]
     pub(crate) published: Vec<PortMapping>,
@@ -192,7 +204,16 @@ pub(crate) struct Run {
     /// A handle of that process, which no other process ever gets.
     #[serde(default)]
     pub(crate) process: Option<Vec<u8>>,
+    /// Of an older build, which knew one network only; read, and never written.
+    #[serde(default, skip_serializing)]
     pub(crate) network: Option<NetworkSettings>,
+    /// What netd gave on each network, in the order of the record. An older build sees
+    /// none here, and takes the run for one that was not finished.
+    #[serde(default)]
+    pub(crate) networks: Vec<NetworkSettings>,
+    /// The resolver configuration as the engine wrote it last.
+    #[serde(default)]
+    pub(crate) resolv_conf: String,
     /// The environment of the first process, which exec gets too.
     pub(crate) env: Vec<String>,
     /// The lines of the hosts file that the engine owns.
@@ -208,9 +229,11 @@ pub(crate) enum RunPhase {
     Running,
 }
 
-/// What netd gave to a run.
+/// What netd gave to a run on one network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct NetworkSettings {
+    #[serde(default)]
+    pub(crate) endpoint_id: String,
     pub(crate) network: String,
     pub(crate) mac_address: String,
     pub(crate) ipv4_address: Ipv4Addr,
@@ -221,12 +244,17 @@ pub(crate) struct NetworkSettings {
     pub(crate) ipv6_gateway: String,
     pub(crate) netns_path: String,
     pub(crate) published: Vec<PortMapping>,
+    #[serde(default)]
+    pub(crate) aliases: Vec<String>,
+    /// Whether the ports of the container are published here.
+    #[serde(default)]
+    pub(crate) publishes: bool,
 }
 
-/// A line of a hosts file that belongs to a link.
+/// A line of a hosts file that belongs to the engine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct HostsLine {
-    /// The alias of the link.
+    /// The alias of the link, or `@` and the network whose address of the container it is.
     pub(crate) alias: String,
     /// The line as it stands in the file, without its end.
     pub(crate) text: String,
@@ -317,6 +345,7 @@ impl Record {
             links: self.host.links.clone(),
             port_mappings: self.host.port_mappings.clone(),
             publish_all: self.host.publish_all,
+            networks: self.host.networks.clone(),
         }
     }
 
@@ -326,19 +355,80 @@ impl Record {
             links,
             port_mappings,
             publish_all,
+            networks,
         } = openings;
         self.host.links = links;
         self.host.port_mappings = port_mappings;
         self.host.publish_all = publish_all;
+        self.host.networks = networks;
+    }
+}
+
+impl LastRun {
+    /// The addresses that it had on a network.
+    pub(crate) fn addresses_on(&self, network: &str) -> Option<Addresses> {
+        if network == DEFAULT_NETWORK {
+            self.addresses
+        } else {
+            self.more_addresses.get(network).copied()
+        }
+    }
+
+    /// Remembers what a run has.
+    pub(crate) fn remember(&mut self, run: &Run) {
+        self.started_at_ns = run.started_at_ns;
+        self.addresses = run.addresses_on(DEFAULT_NETWORK);
+        self.more_addresses = run
+            .networks
+            .iter()
+            .filter(|network| network.network != DEFAULT_NETWORK)
+            .map(|network| (network.network.clone(), network.addresses()))
+            .collect();
+        self.published = run.published().to_vec();
     }
 }
 
 impl Run {
+    /// The run as this build knows it, from a row that any build wrote.
+    pub(crate) fn upgraded(mut self) -> Self {
+        if let Some(old) = self.network.take() {
+            self.networks.push(NetworkSettings {
+                endpoint_id: self.container_id.clone(),
+                publishes: true,
+                ..old
+            });
+        }
+        self
+    }
+
+    /// The endpoint at which the ports are published.
+    pub(crate) fn publisher(&self) -> Option<&NetworkSettings> {
+        self.networks.iter().find(|network| network.publishes)
+    }
+
     /// The ports of the host that lead to it.
     pub(crate) fn published(&self) -> &[PortMapping] {
-        self.network
-            .as_ref()
-            .map_or(&[], |network| &network.published)
+        self.publisher().map_or(&[], |network| &network.published)
+    }
+
+    /// The addresses that it has on a network.
+    pub(crate) fn addresses_on(&self, network: &str) -> Option<Addresses> {
+        let found = self.networks.iter().find(|there| there.network == network);
+        found.map(NetworkSettings::addresses)
+    }
+
+    /// Takes what netd says of one endpoint now.
+    pub(crate) fn update(&mut self, settings: NetworkSettings) {
+        let known = self
+            .networks
+            .iter_mut()
+            .find(|known| known.endpoint_id == settings.endpoint_id);
+        if let Some(known) = known {
+            *known = NetworkSettings {
+                publishes: known.publishes,
+                ..settings
+            };
+        }
     }
 }
 
@@ -350,6 +440,26 @@ impl PortMapping {
             host_port: 0,
             host_port_end: 0,
             host_ip: String::new(),
+        }
+    }
+}
+
+impl Default for NetworkSettings {
+    fn default() -> Self {
+        Self {
+            endpoint_id: String::new(),
+            network: String::new(),
+            mac_address: String::new(),
+            ipv4_address: Ipv4Addr::UNSPECIFIED,
+            ipv4_prefix: 0,
+            ipv4_gateway: String::new(),
+            ipv6_address: None,
+            ipv6_prefix: 0,
+            ipv6_gateway: String::new(),
+            netns_path: String::new(),
+            published: Vec::new(),
+            aliases: Vec::new(),
+            publishes: false,
         }
     }
 }
@@ -377,6 +487,21 @@ mod tests {
             "addresses":null}"#;
         let run: LastRun = serde_json::from_str(text).unwrap();
         assert!(run.published.is_empty());
+    }
+
+    #[test]
+    fn a_run_of_a_build_that_knew_one_network_is_read() {
+        let text = r#"{"version":1,"container_id":"c","phase":"Running","started_at_ns":1,
+            "pid":2,"env":[],"hosts_lines":[],"network":{"network":"bridge",
+            "mac_address":"m","ipv4_address":"172.17.0.2","ipv4_prefix":16,
+            "ipv4_gateway":"172.17.0.1","ipv6_address":null,"ipv6_prefix":64,
+            "ipv6_gateway":"","netns_path":"/n","published":[]}}"#;
+        let run: Run = serde_json::from_str::<Run>(text).unwrap().upgraded();
+        assert!(run.network.is_none() && run.addresses_on("bridge").is_some());
+        let publisher = run.publisher().unwrap();
+        assert_eq!(publisher.endpoint_id, "c");
+        let again: Run = serde_json::from_str(&serde_json::to_string(&run).unwrap()).unwrap();
+        assert_eq!(again.upgraded(), run);
     }
 
     #[test]

@@ -34,10 +34,28 @@ pub(crate) fn host_configuration() -> String {
     text
 }
 
+/// The host's configuration as it is, for a container that shares the host's network and
+/// wants nothing else.
+pub(crate) fn of_host(wanted: Wanted<'_>) -> String {
+    let text = std::fs::read_to_string(Path::new(HOST_FILE)).unwrap_or_default();
+    let asks_for_nothing =
+        wanted.servers.is_empty() && wanted.search.is_empty() && wanted.options.is_empty();
+    if asks_for_nothing {
+        text
+    } else {
+        render(&text, wanted, None)
+    }
+}
+
 /// The container's configuration. Servers on the host's loopback are left out, since the
-/// container has its own; `search` of `.` alone means none.
-pub(crate) fn render(host: &str, wanted: Wanted<'_>) -> String {
-    let mut servers: Vec<String> = match wanted.servers {
+/// container has its own; `search` of `.` alone means none. On a network with names the
+/// gateway is the one server, which asks the others itself.
+pub(crate) fn render(host: &str, wanted: Wanted<'_>, gateway: Option<&str>) -> String {
+    let given = match gateway {
+        Some(gateway) => &[gateway.to_owned()][..],
+        None => wanted.servers,
+    };
+    let mut servers: Vec<String> = match given {
         [] => values(host, "nameserver")
             .filter(|s| is_reachable(s))
             .map(str::to_owned)
@@ -57,10 +75,14 @@ pub(crate) fn render(host: &str, wanted: Wanted<'_>) -> String {
         [dot] if dot == "." => Vec::new(),
         given => given.to_vec(),
     };
-    let options: Vec<String> = match wanted.options {
+    let mut options: Vec<String> = match wanted.options {
         [] => from_host("options").unwrap_or_default(),
         given => given.to_vec(),
     };
+    // A name of the network has no dot, and is asked for as it is.
+    if gateway.is_some() && !options.iter().any(|option| option.starts_with("ndots:")) {
+        options.push("ndots:0".to_owned());
+    }
     let mut text = String::new();
     if !search.is_empty() {
         text.push_str(&format!("search {}\n", search.join(" ")));
@@ -103,9 +125,12 @@ mod tests {
     #[test]
     fn servers_on_the_hosts_loopback_are_left_out() {
         let host = "nameserver 127.0.0.1\nnameserver 10.0.0.2\nsearch a b\n# nameserver 1.1.1.1\n";
-        assert_eq!(render(host, NOTHING), "search a b\nnameserver 10.0.0.2\n");
         assert_eq!(
-            render("nameserver ::1\n", NOTHING),
+            render(host, NOTHING, None),
+            "search a b\nnameserver 10.0.0.2\n"
+        );
+        assert_eq!(
+            render("nameserver ::1\n", NOTHING, None),
             "nameserver 8.8.8.8\nnameserver 8.8.4.4\n"
         );
     }
@@ -121,8 +146,24 @@ mod tests {
         };
         let host = "search x\nnameserver 10.0.0.2\noptions ndots:2 edns0\n";
         assert_eq!(
-            render(host, wanted),
+            render(host, wanted, None),
             "nameserver 9.9.9.9\noptions ndots:2 edns0\n"
         );
+    }
+
+    #[test]
+    fn a_network_with_names_has_one_server() {
+        let host = "nameserver 10.0.0.2\nsearch x\n";
+        assert_eq!(
+            render(host, NOTHING, Some("172.18.0.1")),
+            "search x\nnameserver 172.18.0.1\noptions ndots:0\n"
+        );
+        let options = ["ndots:2".to_owned()];
+        let wanted = Wanted {
+            options: &options,
+            ..NOTHING
+        };
+        let text = render(host, wanted, Some("172.18.0.1"));
+        assert!(text.ends_with("options ndots:2\n"), "{text}");
     }
 }

@@ -3,30 +3,23 @@
 use linkspan_proto::net_v1;
 
 use super::{NetworkClient, NetworkError, exposed, links, mappings, some_settings};
+use crate::container::network::{NetworkConfig, endpoint_id};
 use crate::container::record::{NetworkSettings, PortMapping, Record};
 
-/// Makes a call of netd that takes and gives a message as it is.
-macro_rules! call {
-    ($client:expr, $method:ident, $request:expr) => {{
-        let request = $request;
-        $client
-            .call(|mut client| {
-                let request = request.clone();
-                async move { client.$method(request).await }
-            })
-            .await
-    }};
-}
-
 impl NetworkClient {
-    /// Makes the ports and links of an attached container what its record says.
-    pub(crate) async fn update(&self, record: &Record) -> Result<NetworkSettings, NetworkError> {
+    /// Makes the ports and links of an endpoint what the record of its container says.
+    pub(crate) async fn update(
+        &self,
+        record: &Record,
+        config: &NetworkConfig,
+        publishes: bool,
+    ) -> Result<NetworkSettings, NetworkError> {
         let request = net_v1::UpdateEndpointRequest {
-            endpoint_id: record.id.clone(),
-            port_mappings: mappings(record),
+            endpoint_id: endpoint_id(&record.id, &config.network),
+            port_mappings: mappings(record, publishes),
             links: links(record),
             exposed: exposed(record),
-            aliases: Vec::new(),
+            aliases: config.aliases.clone(),
         };
         let response = call!(self, update_endpoint, request)?;
         some_settings(response.endpoint)

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use linkspan_proto::net_v1::{self, ExplainStep, Protocol};
 use linkspan_proto::runtime_v1 as wire;
 
+use crate::container::network::NetworkMode;
 use crate::container::{ContainerError, Result, View};
 use crate::engine::Engine;
 
@@ -50,16 +51,23 @@ pub(super) async fn explain(
         },
     };
     for end in [&from, &to] {
-        if let End::Container(view) = end
-            && view.run.as_ref().is_none_or(|run| run.network.is_none())
-        {
-            let name = &view.record.name;
+        let End::Container(view) = end else {
+            continue;
+        };
+        let name = &view.record.name;
+        let Some(run) = &view.run else {
             let finding = format!(
                 "container `{name}` is {}, so it has no address",
                 view.state.word()
             );
             steps.push(step("address", finding, false));
             return Ok(unreachable(steps, format!("linkspan start {name}")));
+        };
+        if run.networks.is_empty() {
+            let finding = format!("container `{name}` is on no network");
+            steps.push(step("address", finding, false));
+            let hint = format!("linkspan network connect bridge {name}");
+            return Ok(unreachable(steps, hint));
         }
     }
     let question = net_v1::ExplainRequest {
@@ -110,8 +118,13 @@ fn find(engine: &Engine, text: &str) -> Result<End> {
     if text == HOST || text.parse::<IpAddr>().is_ok() {
         return Ok(End::Given(text.to_owned()));
     }
-    let handle = engine.containers.find(text)?;
-    Ok(End::Container(handle.view()))
+    let view = engine.containers.find(text)?.view();
+    // Who shares a network is where that one is.
+    match &view.record.host.network_mode {
+        NetworkMode::Networks => Ok(End::Container(view)),
+        NetworkMode::Host => Ok(End::Given(HOST.to_owned())),
+        NetworkMode::Container(id) => find(engine, id),
+    }
 }
 
 /// The source of a link of the first end that has this alias: the name means what the

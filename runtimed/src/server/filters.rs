@@ -1,6 +1,7 @@
 //! The filters of `ps`: which containers a list shows. Pure.
 
 use crate::container::View;
+use crate::container::network::{NO_NETWORK, NetworkMode};
 use crate::container::state::State;
 use crate::port::Port;
 
@@ -10,7 +11,7 @@ pub(crate) enum FilterError {
     #[error("invalid filter `{text}`: expected NAME=VALUE")]
     Form { text: String },
     #[error(
-        "unknown filter `{key}`: known are ancestor, before, exited, expose, id, label, link, name, publish, since and status"
+        "unknown filter `{key}`: known are ancestor, before, exited, expose, id, label, link, name, network, publish, since and status"
     )]
     Key { key: String },
     #[error("invalid filter `{key}={value}`: {rule}")]
@@ -25,9 +26,9 @@ pub(crate) enum FilterError {
 #[derive(Debug, Default)]
 pub(crate) struct Filters(Vec<(String, String)>);
 
-const KEYS: [&str; 11] = [
-    "ancestor", "before", "exited", "expose", "id", "label", "link", "name", "publish", "since",
-    "status",
+const KEYS: [&str; 12] = [
+    "ancestor", "before", "exited", "expose", "id", "label", "link", "name", "network", "publish",
+    "since", "status",
 ];
 const STATUSES: [&str; 6] = ["created", "running", "paused", "stopped", "exited", "dead"];
 
@@ -107,13 +108,11 @@ fn matches(view: &View, key: &str, value: &str, created_at: &impl Fn(&str) -> Op
             .parse::<Port>()
             .is_ok_and(|port| record.exposed().contains(&port)),
         "publish" => value.parse::<Port>().is_ok_and(|port| {
-            let network = view.run.as_ref().and_then(|run| run.network.as_ref());
-            network.is_some_and(|network| {
-                let held = |m: &crate::container::record::PortMapping| {
-                    m.host_port == port.number && m.container.protocol == port.protocol
-                };
-                network.published.iter().any(held)
-            })
+            let held = |m: &crate::container::record::PortMapping| {
+                m.host_port == port.number && m.container.protocol == port.protocol
+            };
+            let run = view.run.as_ref();
+            run.is_some_and(|run| run.published().iter().any(held))
         }),
         "id" => record.id.starts_with(value),
         "label" => match value.split_once('=') {
@@ -128,6 +127,13 @@ fn matches(view: &View, key: &str, value: &str, created_at: &impl Fn(&str) -> Op
         "name" => record
             .name
             .contains(value.trim_start_matches(['^', '/']).trim_end_matches('$')),
+        "network" => {
+            let mut networks = record.host.networks.iter();
+            let has_none = networks.len() == 0 && value == NO_NETWORK;
+            networks.any(|config| config.network == value)
+                || has_none && record.host.network_mode == NetworkMode::Networks
+                || record.host.network_mode.word() == value
+        }
         "status" => match view.state {
             State::Created => value == "created",
             State::Running => value == "running",

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use linkspan_proto::net_v1::{self, LinkStatus};
+use linkspan_proto::net_v1::{self, LinkStatus, Traffic};
 use linkspan_proto::runtime_v1 as wire;
 use linkspan_proto::runtime_v1::link_service_server::LinkService;
 use tonic::{Request, Response, Status};
@@ -106,18 +106,22 @@ impl LinkService for Service {
 /// A link as it is now.
 fn view(consumer: &View, resolved: &ResolvedLink, statuses: &[LinkStatus]) -> wire::LinkView {
     let (link, source) = (&resolved.link, &resolved.source);
-    let status = statuses.iter().find(|status| {
-        let known = status.link.as_ref();
-        status.consumer_name == consumer.record.name
-            && known.is_some_and(|known| known.alias == link.alias)
-    });
-    let open = status.filter(|status| status.open);
-    let state = match (source, resolved.current(), &consumer.run, open) {
+    // One for each network of the consumer; it is open where the source is as well.
+    let own: Vec<&LinkStatus> = statuses
+        .iter()
+        .filter(|status| {
+            let known = status.link.as_ref();
+            status.consumer_name == consumer.record.name
+                && known.is_some_and(|known| known.alias == link.alias)
+        })
+        .collect();
+    let open = own.iter().find(|status| status.open).copied();
+    let state = match (source, resolved.source_runs(), &consumer.run, open) {
         (None, ..) => wire::LinkState::SourceMissing,
-        (Some(_), None, ..) => wire::LinkState::SourceDown,
-        (Some(_), Some(_), None, _) => wire::LinkState::ConsumerDown,
-        (Some(_), Some(_), Some(_), None) => wire::LinkState::NoCommonNetwork,
-        (Some(_), Some(_), Some(_), Some(_)) => wire::LinkState::Open,
+        (Some(_), false, ..) => wire::LinkState::SourceDown,
+        (Some(_), true, None, _) => wire::LinkState::ConsumerDown,
+        (Some(_), true, Some(_), None) => wire::LinkState::NoCommonNetwork,
+        (Some(_), true, Some(_), Some(_)) => wire::LinkState::Open,
     };
     let ports: Vec<net_v1::Port> = match open {
         Some(status) => status.open_ports.clone(),
@@ -149,10 +153,20 @@ fn view(consumer: &View, resolved: &ResolvedLink, statuses: &[LinkStatus]) -> wi
         state: state.into(),
         network: open.map_or_else(String::new, |status| status.network.clone()),
         ports,
-        traffic: status.and_then(|status| status.traffic),
+        traffic: sum(own.iter().filter_map(|status| status.traffic)),
         variables,
         crossing,
         withheld,
         hosts_line: line.map_or_else(String::new, |line| line.text.clone()),
     }
+}
+
+/// What passed on all networks; none while the link is open on none.
+fn sum(all: impl Iterator<Item = Traffic>) -> Option<Traffic> {
+    all.reduce(|one, other| Traffic {
+        packets: one.packets + other.packets,
+        bytes: one.bytes + other.bytes,
+        connections: one.connections + other.connections,
+        open_connections: one.open_connections + other.open_connections,
+    })
 }

@@ -76,6 +76,16 @@ fn classify(error: &ContainerError) -> (Code, ErrorReason) {
         ContainerError::WaitAbandoned => (Code::Cancelled, ErrorReason::WrongState),
         ContainerError::LinkNotFound { .. } => (Code::NotFound, ErrorReason::LinkNotFound),
         ContainerError::PortNotFound { .. } => (Code::NotFound, ErrorReason::PortNotFound),
+        ContainerError::NetworkNotFound { .. } => (Code::NotFound, ErrorReason::NetworkNotFound),
+        ContainerError::AlreadyConnected { .. }
+        | ContainerError::NotConnected { .. }
+        | ContainerError::NoOwnNetwork { .. }
+        | ContainerError::NetworkOwnerDown { .. } => {
+            (Code::FailedPrecondition, ErrorReason::WrongState)
+        }
+        ContainerError::LinkNoCommonNetwork { .. } => {
+            (Code::FailedPrecondition, ErrorReason::LinkConflict)
+        }
         ContainerError::LinkSourceDown { .. } | ContainerError::LinkWaitOver { .. } => {
             (Code::FailedPrecondition, ErrorReason::LinkSourceNotRunning)
         }

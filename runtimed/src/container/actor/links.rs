@@ -6,9 +6,9 @@
 
 use std::path::Path;
 
-use super::super::record::{Link, NetworkSettings, Openings};
+use super::super::record::{Link, NetworkSettings, Openings, Run};
 use super::super::state::Request;
-use super::super::{Change, ContainerError, Result, hosts, launch, link};
+use super::super::{Change, ContainerError, Result, attachment, hosts, launch, link, network};
 use super::{Actor, answer};
 use crate::network_client::NetworkError;
 
@@ -19,6 +19,10 @@ impl Actor {
             Change::RemoveLink { alias, reply } => answer(reply, self.remove_link(&alias).await),
             Change::AddPorts { mappings, reply } => answer(reply, self.add_ports(mappings).await),
             Change::RemovePorts { ports, reply } => answer(reply, self.remove_ports(&ports).await),
+            Change::Connect { config, reply } => answer(reply, self.connect(config).await),
+            Change::Disconnect { network, reply } => {
+                answer(reply, self.disconnect(&network).await);
+            }
             Change::GivePort {
                 ports,
                 to,
@@ -37,7 +41,8 @@ impl Actor {
     /// Gives the container another link, and the warnings about it.
     pub(super) async fn add_link(&mut self, mut link: Link) -> Result<(Link, Vec<String>)> {
         self.admit(Request::Change)?;
-        let source = link::judge(&self.engine, &mut link)?;
+        self.check_own_network()?;
+        let source = link::judge(&self.engine, &self.record, &mut link)?;
         if link.source == self.record.name {
             return Err(ContainerError::Invalid {
                 what: "link",
@@ -80,16 +85,38 @@ impl Actor {
             self.publish(false);
             return Ok(());
         }
-        match self.engine.network.update(&self.record).await {
-            Ok(settings) => {
-                self.settle(settings).await;
+        match self.realize().await {
+            Ok(networks) => {
+                self.settle(networks).await;
                 Ok(())
             }
             Err(error) => {
                 self.take_back(before, &error).await;
-                Err(error.into())
+                Err(error)
             }
         }
+    }
+
+    /// Makes netd have what the record says now.
+    async fn realize(&self) -> Result<Vec<NetworkSettings>> {
+        let current = match (&self.record.before_change, &self.running) {
+            // Nobody knows how far an earlier attempt came.
+            (Some(_), Some(_)) if !self.is_plain() => {
+                attachment::present(&self.engine, &self.record.id).await?
+            }
+            (_, Some(running)) => running.run.networks.clone(),
+            (_, None) => Vec::new(),
+        };
+        attachment::realize(&self.engine, &self.record, &current).await
+    }
+
+    /// Whether a change is one call of netd, which does all of it or nothing.
+    fn is_plain(&self) -> bool {
+        let before = self.record.before_change.as_ref();
+        let is_plain = |openings: &Openings| {
+            openings.networks.len() == 1 && network::is_plain(&openings.networks)
+        };
+        is_plain(&self.record.openings()) && before.is_none_or(is_plain)
     }
 
     /// Writes the new openings down, with the old ones beside them while the container
@@ -106,15 +133,20 @@ impl Actor {
         Ok(before)
     }
 
+    /// Remembers what netd made of a change of all endpoints.
+    pub(super) async fn settle(&mut self, networks: Vec<NetworkSettings>) {
+        self.settle_run(|run| run.networks = networks).await;
+    }
+
     /// Remembers what netd made of a change.
-    pub(super) async fn settle(&mut self, settings: NetworkSettings) {
+    pub(super) async fn settle_run(&mut self, change: impl FnOnce(&mut Run)) {
         self.record.before_change = None;
         if let Err(error) = self.save_record().await {
             // The row still tells that netd is to be asked, who will say the same again.
             tracing::warn!(container_id = self.record.id, %error, "save a change, ignoring");
         }
         if let Some(running) = &mut self.running {
-            running.run.network = Some(settings);
+            change(&mut running.run);
             self.save_run().await;
         }
         self.publish(false);
@@ -122,11 +154,24 @@ impl Actor {
     }
 
     /// Puts the old openings back after netd failed to make the new ones.
-    pub(super) async fn take_back(&mut self, before: Openings, error: &NetworkError) {
+    pub(super) async fn take_back(&mut self, before: Openings, error: &ContainerError) {
         // A netd that does not answer may have done it all the same: to be asked again.
-        let unsure = matches!(error, NetworkError::Unavailable { .. });
-        self.record.before_change = unsure.then(|| before.clone());
-        self.record.set_openings(before);
+        let mut unsure = matches!(
+            error,
+            ContainerError::Network(NetworkError::Unavailable { .. })
+        );
+        let was_plain = self.is_plain();
+        self.record.set_openings(before.clone());
+        if !unsure && !was_plain {
+            match self.realize().await {
+                Ok(networks) => self.settle(networks).await,
+                Err(error) => {
+                    tracing::error!(container_id = self.record.id, %error, "take a change back");
+                    unsure = true;
+                }
+            }
+        }
+        self.record.before_change = unsure.then_some(before);
         if let Err(error) = self.save_record().await {
             tracing::error!(container_id = self.record.id, %error, "take a change back");
         }
@@ -138,9 +183,9 @@ impl Actor {
         let Some(before) = self.record.before_change.clone() else {
             return;
         };
-        match self.engine.network.update(&self.record).await {
-            Ok(settings) => self.settle(settings).await,
-            Err(error @ NetworkError::Unavailable { .. }) => {
+        match self.realize().await {
+            Ok(networks) => self.settle(networks).await,
+            Err(error @ ContainerError::Network(NetworkError::Unavailable { .. })) => {
                 tracing::warn!(container_id = self.record.id, %error, "finish a change, ignoring");
             }
             Err(error) => {
@@ -175,13 +220,12 @@ impl Actor {
     /// Brings the lines of the links in the hosts file up to date.
     pub(super) async fn refresh_hosts(&mut self) {
         let links = link::resolve(&self.engine, &self.record);
-        let lines: Vec<_> = links
-            .iter()
-            .flat_map(link::ResolvedLink::hosts_lines)
-            .collect();
         let Some(running) = &mut self.running else {
             return;
         };
+        let own = hosts::own_lines(&self.record, &running.run.networks);
+        let others = links.iter().flat_map(link::ResolvedLink::hosts_lines);
+        let lines: Vec<_> = own.into_iter().chain(others).collect();
         if running.run.hosts_lines == lines {
             return;
         }
@@ -195,7 +239,7 @@ impl Actor {
         self.publish(false);
     }
 
-    async fn save_run(&self) {
+    pub(super) async fn save_run(&self) {
         let Some(running) = &self.running else {
             return;
         };

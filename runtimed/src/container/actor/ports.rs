@@ -5,7 +5,7 @@
 //! so no two owners ever wait for each other.
 
 use super::super::ports::{self, HostPorts};
-use super::super::record::{NetworkSettings, PortMapping};
+use super::super::record::{NetworkSettings, PortMapping, Run};
 use super::super::state::Request;
 use super::super::{Change, Command, ContainerError, Handle, Result};
 use super::Actor;
@@ -15,6 +15,7 @@ impl Actor {
     /// Publishes more ports; gives what they became, if the container runs.
     pub(super) async fn add_ports(&mut self, more: Vec<PortMapping>) -> Result<Vec<PortMapping>> {
         self.admit(Request::Change)?;
+        self.check_own_network()?;
         let known = self.published().to_vec();
         let mut openings = self.record.openings();
         openings.port_mappings.extend(more);
@@ -66,7 +67,7 @@ impl Actor {
             .await?;
         self.begin_change(openings).await?;
         match rest {
-            Some(settings) => self.settle(settings).await,
+            Some(settings) => self.settle_run(|run| run.update(settings)).await,
             None => self.publish(false),
         }
         self.event("port-remove", &[("port", wanted.to_string())]);
@@ -92,21 +93,35 @@ impl Actor {
                 down: down.to_owned(),
             });
         }
+        self.check_own_network()?;
         let Some(first) = mappings.first().cloned() else {
             return Ok(None);
         };
+        let run = self.running.as_ref().map(|running| &running.run);
+        let publisher = run.and_then(Run::publisher);
+        let endpoint = publisher.map(|network| network.endpoint_id.clone());
+        if from_runs && endpoint.is_none() {
+            return Err(ContainerError::Invalid {
+                what: "move",
+                rule: format!(
+                    "container `{}` is on no network that leads outside",
+                    self.record.name
+                ),
+            });
+        }
         let mut openings = self.record.openings();
         openings.port_mappings.extend(mappings);
         let before = self.begin_change(openings).await?;
-        let rest = if from_runs {
-            match self.engine.network.move_port(&self.record.id, &first).await {
+        let rest = if let Some(endpoint) = endpoint {
+            match self.engine.network.move_port(&endpoint, &first).await {
                 Ok((rest, own)) => {
-                    self.settle(own).await;
+                    self.settle_run(|run| run.update(own)).await;
                     Some(rest)
                 }
                 Err(error) => {
+                    let error = error.into();
                     self.take_back(before, &error).await;
-                    return Err(error.into());
+                    return Err(error);
                 }
             }
         } else {
