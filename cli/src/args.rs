@@ -4,6 +4,7 @@ pub(crate) mod create;
 pub(crate) mod environment;
 pub(crate) mod link;
 pub(crate) mod live;
+pub(crate) mod network;
 pub(crate) mod port;
 pub(crate) mod size;
 
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 
 use self::create::CreateArguments;
 use self::live::{ExplainArguments, LinkArguments, PortArguments};
+use self::network::NetworkArguments;
 
 /// Containers that find each other over links, closed to everyone else.
 #[derive(Debug, Parser)]
@@ -48,7 +50,7 @@ pub(crate) enum Command {
     Rm(RemoveArguments),
     /// List containers
     Ps(PsArguments),
-    /// Show all about containers or images, as JSON
+    /// Show all about containers, images or networks, as JSON
     Inspect(InspectArguments),
     /// Show what a container wrote
     Logs(LogsArguments),
@@ -64,6 +66,8 @@ pub(crate) enum Command {
     Port(PortArguments),
     /// Links as live objects: add, rm, ls, inspect
     Link(LinkArguments),
+    /// Networks: create, rm, ls, inspect, connect, disconnect, prune
+    Network(NetworkArguments),
     /// Tell whether a connection would be made, and why
     Explain(ExplainArguments),
     /// List images
@@ -179,9 +183,9 @@ pub(crate) struct InspectArguments {
     #[arg(short, long, value_name = "TEMPLATE")]
     pub(crate) format: Option<String>,
     /// Look for this kind only
-    #[arg(long = "type", value_name = "KIND", value_parser = ["container", "image"])]
+    #[arg(long = "type", value_name = "KIND", value_parser = ["container", "image", "network"])]
     pub(crate) kind: Option<String>,
-    /// Names, ids, id prefixes or image references
+    /// Names, ids, id prefixes, image references or networks
     #[arg(required = true, value_name = "NAME")]
     pub(crate) names: Vec<String>,
 }

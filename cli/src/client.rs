@@ -7,6 +7,7 @@ use hyper_util::rt::TokioIo;
 use linkspan_proto::runtime_v1::container_service_client::ContainerServiceClient;
 use linkspan_proto::runtime_v1::image_service_client::ImageServiceClient;
 use linkspan_proto::runtime_v1::link_service_client::LinkServiceClient;
+use linkspan_proto::runtime_v1::network_service_client::NetworkServiceClient;
 use linkspan_proto::runtime_v1::port_service_client::PortServiceClient;
 use linkspan_proto::runtime_v1::system_service_client::SystemServiceClient;
 use linkspan_proto::runtime_v1::{Container, GetContainerRequest};
@@ -24,6 +25,7 @@ pub(crate) struct Client {
     pub(crate) containers: ContainerServiceClient<Channel>,
     pub(crate) images: ImageServiceClient<Channel>,
     pub(crate) links: LinkServiceClient<Channel>,
+    pub(crate) networks: NetworkServiceClient<Channel>,
     pub(crate) ports: PortServiceClient<Channel>,
     pub(crate) system: SystemServiceClient<Channel>,
 }
@@ -78,6 +80,8 @@ pub(crate) async fn connect(host: Option<&str>) -> anyhow::Result<Client> {
         images: ImageServiceClient::new(channel.clone())
             .max_decoding_message_size(MAX_ANSWER_BYTES),
         links: LinkServiceClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES),
+        networks: NetworkServiceClient::new(channel.clone())
+            .max_decoding_message_size(MAX_ANSWER_BYTES),
         ports: PortServiceClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES),
         system: SystemServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES),
     })

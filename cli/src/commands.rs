@@ -9,6 +9,7 @@ mod inspect;
 mod lifecycle;
 mod link;
 mod logs;
+mod network;
 mod port;
 mod ps;
 mod system;
@@ -47,6 +48,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Attach(attach) => attach::attach(client, attach).await,
         Command::Port(port) => port::run(client, port).await,
         Command::Link(link) => link::run(client, link).await,
+        Command::Network(network) => network::run(client, network).await,
         Command::Explain(explain) => explain::run(client, explain).await,
         Command::Images(images) => images::list(client, images).await,
         Command::Load(load) => images::load(client, load).await,

@@ -8,6 +8,7 @@ use linkspan_proto::runtime_v1::{ContainerConfig, CreateContainerRequest, HostCo
 
 use super::environment;
 use super::link;
+use super::network;
 use super::port;
 use super::size;
 
@@ -88,9 +89,22 @@ pub(crate) struct CreateArguments {
     /// A resolver option
     #[arg(long, visible_alias = "dns-opt", value_name = "OPTION")]
     pub(crate) dns_option: Vec<String>,
-    /// The network: bridge
-    #[arg(long, visible_alias = "net", value_name = "NETWORK")]
-    pub(crate) network: Option<String>,
+    #[arg(
+        long,
+        visible_alias = "net",
+        value_name = "NETWORK",
+        help = "A network; given again for each more: NAME, or name=NAME[,alias=NAME][,ip=ADDRESS][,ip6=ADDRESS]; or host, none, container:NAME"
+    )]
+    pub(crate) network: Vec<String>,
+    /// A name by which members of the network find it
+    #[arg(long, visible_alias = "net-alias", value_name = "NAME")]
+    pub(crate) network_alias: Vec<String>,
+    /// The IPv4 address to have
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) ip: Option<String>,
+    /// The IPv6 address to have
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) ip6: Option<String>,
     /// The most memory, such as 512m
     #[arg(short, long, value_name = "SIZE")]
     pub(crate) memory: Option<String>,
@@ -251,6 +265,12 @@ impl CreateArguments {
             None => Ok(0),
             Some(text) => size::parse_bytes(text).with_context(|| format!("invalid {flag}")),
         };
+        let (network_mode, networks) = network::of_container(
+            &self.network,
+            &self.network_alias,
+            self.ip.as_deref(),
+            self.ip6.as_deref(),
+        )?;
         Ok(HostConfig {
             links: self
                 .link
@@ -262,7 +282,8 @@ impl CreateArguments {
             publish_all_ports: self.publish_all,
             auto_remove: self.rm,
             extra_hosts: self.add_host.clone(),
-            network_mode: self.network.clone().unwrap_or_default(),
+            network_mode,
+            networks,
             memory_bytes: bytes(&self.memory, "--memory")?,
             memory_swap_bytes: match self.memory_swap.as_deref() {
                 Some("-1") => -1,

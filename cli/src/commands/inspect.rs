@@ -1,4 +1,4 @@
-//! `inspect`: everything about a container or an image, in the shape that Docker's users know.
+//! `inspect`: everything about a container, an image or a network, in the shape that Docker's users know.
 //!
 //! Keys are never left out: a program that indexes them finds a zero value.
 
@@ -9,6 +9,7 @@ use linkspan_proto::net_v1::{Port, PortMapping};
 use linkspan_proto::runtime_v1 as wire;
 use serde_json::{Map, Value as Json, json};
 
+use super::network;
 use super::ps::state_word;
 use super::time::rfc3339;
 use crate::args::InspectArguments;
@@ -16,6 +17,9 @@ use crate::client::Client;
 use crate::error::is_not_found;
 use crate::printer;
 use crate::template::Format;
+
+/// The network that is always there.
+const DEFAULT_NETWORK: &str = "bridge";
 
 /// Prints objects; one that does not exist makes the command fail, after the others.
 pub(crate) async fn run(
@@ -46,7 +50,7 @@ pub(crate) async fn run(
     }
     for name in &missing {
         printer::talk(&format!(
-            "linkspan: no container or image has the id or name `{name}`"
+            "linkspan: no container, image or network has the id or name `{name}`"
         ));
     }
     Ok(if missing.is_empty() {
@@ -57,30 +61,36 @@ pub(crate) async fn run(
 }
 
 async fn find(client: &mut Client, name: &str, kind: Option<&str>) -> anyhow::Result<Option<Json>> {
-    if kind != Some("image") {
+    if kind.is_none_or(|kind| kind == "container") {
         match client.container(name).await {
             Ok(container) => return Ok(Some(container_json(&container))),
             Err(status) if is_not_found(&status) => {}
             Err(status) => return Err(status.into()),
         }
     }
-    if kind == Some("container") {
-        return Ok(None);
-    }
-    match client
-        .images
-        .get_image(wire::GetImageRequest {
+    if kind.is_none_or(|kind| kind == "image") {
+        let request = wire::GetImageRequest {
             image: name.to_owned(),
-        })
-        .await
-    {
-        Ok(response) => Ok(response.into_inner().image.map(|image| image_json(&image))),
-        // A name that no image could have is one that does not exist.
-        Err(status) if is_not_found(&status) || status.code() == tonic::Code::InvalidArgument => {
-            Ok(None)
+        };
+        match client.images.get_image(request).await {
+            Ok(response) => return Ok(response.into_inner().image.map(|image| image_json(&image))),
+            // A name that no image could have is one that does not exist.
+            Err(status)
+                if is_not_found(&status) || status.code() == tonic::Code::InvalidArgument => {}
+            Err(status) => return Err(status.into()),
         }
-        Err(status) => Err(status.into()),
     }
+    if kind.is_none_or(|kind| kind == "network") {
+        let request = wire::GetNetworkRequest {
+            network: name.to_owned(),
+        };
+        match client.networks.get_network(request).await {
+            Ok(response) => return Ok(Some(network::object(&response.into_inner()))),
+            Err(status) if is_not_found(&status) => {}
+            Err(status) => return Err(status.into()),
+        }
+    }
+    Ok(None)
 }
 
 /// JSON with four spaces, as Docker indents it.
@@ -218,10 +228,8 @@ fn host_json(name: &str, host: &wire::HostConfig) -> Json {
 }
 
 fn network_json(container: &wire::Container) -> Json {
-    let running = container.network_settings.is_some();
-    let network = container.network_settings.clone().unwrap_or_default();
     let mut ports: BTreeMap<String, Json> = BTreeMap::new();
-    if running {
+    if !container.networks.is_empty() {
         ports.extend(
             container
                 .exposed_ports
@@ -229,7 +237,7 @@ fn network_json(container: &wire::Container) -> Json {
                 .map(|port: &Port| (port.to_string(), Json::Null)),
         );
     }
-    for mapping in &network.published {
+    for mapping in container.published() {
         let entry = ports
             .entry(mapping.inner_port().to_string())
             .or_insert(Json::Null);
@@ -238,30 +246,69 @@ fn network_json(container: &wire::Container) -> Json {
             None => *entry = json!([binding(mapping)]),
         }
     }
-    let addresses = json!({
-        "Gateway": network.ipv4_gateway,
-        "IPAddress": network.ipv4_address,
-        "IPPrefixLen": network.ipv4_prefix,
-        "IPv6Gateway": network.ipv6_gateway,
-        "GlobalIPv6Address": network.ipv6_address,
-        "GlobalIPv6PrefixLen": network.ipv6_prefix,
-        "MacAddress": network.mac_address,
-    });
-    let endpoint = json!({
-        "IPAMConfig": null,
-        "Links": null,
-        "Aliases": null,
-        "NetworkID": "bridge",
-        "EndpointID": container.id,
-    });
-    let bridge = merged(endpoint, addresses.clone());
+    let there = |network: &str| {
+        let found = container.networks.iter().find(|n| n.network == network);
+        found.cloned().unwrap_or_default()
+    };
+    let host = container.host_config.as_ref();
+    let networks: Map<String, Json> = host
+        .iter()
+        .flat_map(|host| &host.networks)
+        .map(|config| {
+            let endpoint = endpoint_json(container, config, &there(&config.network));
+            (config.network.clone(), endpoint)
+        })
+        .collect();
     let own = json!({
         "Bridge": "",
         "SandboxID": container.id,
         "Ports": ports,
-        "Networks": {"bridge": bridge},
+        "Networks": networks,
     });
-    merged(own, addresses)
+    // Those of the default network only, as Docker has it.
+    merged(own, addresses(&there(DEFAULT_NETWORK)))
+}
+
+fn endpoint_json(
+    container: &wire::Container,
+    config: &wire::NetworkConfig,
+    settings: &wire::NetworkSettings,
+) -> Json {
+    let has_names = config.network != DEFAULT_NETWORK;
+    let wants_address = !config.ipv4_address.is_empty() || !config.ipv6_address.is_empty();
+    let own_names = [
+        container.name.as_str(),
+        container.id.get(..12).unwrap_or_default(),
+    ];
+    let names: Vec<&str> = own_names
+        .into_iter()
+        .chain(config.aliases.iter().map(String::as_str))
+        .collect();
+    let endpoint = json!({
+        "IPAMConfig": if wants_address {
+            json!({"IPv4Address": config.ipv4_address, "IPv6Address": config.ipv6_address})
+        } else {
+            Json::Null
+        },
+        "Links": null,
+        "Aliases": if has_names { json!(config.aliases) } else { Json::Null },
+        "DNSNames": if has_names { json!(names) } else { Json::Null },
+        "NetworkID": config.network,
+        "EndpointID": settings.endpoint_id,
+    });
+    merged(endpoint, addresses(settings))
+}
+
+fn addresses(settings: &wire::NetworkSettings) -> Json {
+    json!({
+        "Gateway": settings.ipv4_gateway,
+        "IPAddress": settings.ipv4_address,
+        "IPPrefixLen": settings.ipv4_prefix,
+        "IPv6Gateway": settings.ipv6_gateway,
+        "GlobalIPv6Address": settings.ipv6_address,
+        "GlobalIPv6PrefixLen": settings.ipv6_prefix,
+        "MacAddress": settings.mac_address,
+    })
 }
 
 /// The fields of both objects.

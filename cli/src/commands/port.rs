@@ -49,7 +49,7 @@ async fn of_container(
 ) -> anyhow::Result<ExitCode> {
     let wanted = port.map(parse_one).transpose()?;
     let container = client.container(name).await?;
-    let mut published = container.network_settings.unwrap_or_default().published;
+    let mut published: Vec<PortMapping> = container.published().cloned().collect();
     published.sort_by(|a, b| {
         (a.container_port, a.protocol, &a.host_ip, a.host_port).cmp(&(
             b.container_port,

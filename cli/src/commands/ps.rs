@@ -203,14 +203,13 @@ struct Shown {
 
 /// The column PORTS; only a running container has one.
 pub(super) fn ports(container: &Container) -> String {
-    let Some(network) = &container.network_settings else {
+    if container.networks.is_empty() {
         return String::new();
-    };
-    let mut shown: Vec<Shown> = network.published.iter().map(shown).collect();
+    }
+    let mut shown: Vec<Shown> = container.published().map(shown).collect();
     for port in &container.exposed_ports {
-        if !network
-            .published
-            .iter()
+        if !container
+            .published()
             .any(|mapping| mapping.inner_port() == *port)
         {
             let protocol = protocol_name(port.protocol()).unwrap_or_default();
