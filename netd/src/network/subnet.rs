@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
+use std::str::FromStr;
 
 use super::model::{Addresses, InvalidValue};
 
@@ -110,77 +111,84 @@ impl Subnets {
     }
 }
 
+/// What is particular to the subnets of a family.
+struct Form<Ip> {
+    family: &'static str,
+    prefixes: RangeInclusive<u8>,
+    width: u8,
+    example: &'static str,
+    private: &'static str,
+    from_bits: fn(u128) -> Ip,
+}
+
+const FORM4: Form<Ipv4Addr> = Form {
+    family: "IPv4",
+    prefixes: SHORTEST_PREFIX..=LONGEST_PREFIX,
+    width: 32,
+    example: "10.5.0.0/24",
+    private: "10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16",
+    from_bits: |bits| Ipv4Addr::from_bits(u32::try_from(bits).expect("32 bits of an address")),
+};
+
+const FORM6: Form<Ipv6Addr> = Form {
+    family: "IPv6",
+    prefixes: 1..=LONGEST_PREFIX6,
+    width: 128,
+    example: "fd00:5::/64",
+    private: "fd00::/8",
+    from_bits: Ipv6Addr::from_bits,
+};
+
 /// Reads an IPv4 subnet such as `10.5.0.0/24`.
 pub(crate) fn parse_ipv4(text: &str) -> Result<Subnet<Ipv4Addr>, InvalidValue> {
-    let wrong = || {
-        InvalidValue(format!(
-            "the subnet {text:?} must be an IPv4 address and a prefix length from {SHORTEST_PREFIX} to {LONGEST_PREFIX}, such as 10.5.0.0/24"
-        ))
-    };
-    let (base, prefix) = text.split_once('/').ok_or_else(wrong)?;
-    let subnet: Subnet<Ipv4Addr> = Subnet {
-        base: base.parse().map_err(|_bad| wrong())?,
-        prefix: prefix.parse().map_err(|_bad| wrong())?,
-    };
-    if !(SHORTEST_PREFIX..=LONGEST_PREFIX).contains(&subnet.prefix) {
-        return Err(wrong());
-    }
-    let first = Ipv4Addr::from_bits(
-        u32::try_from(network(subnet.base.into(), subnet.prefix) << (32 - subnet.prefix))
-            .map_err(|_long| wrong())?,
-    );
-    if first != subnet.base {
-        return Err(InvalidValue(format!(
-            "the subnet {text:?} has bits beyond its prefix; did you mean {first}/{}?",
-            subnet.prefix
-        )));
-    }
-    let special = subnet.base.is_loopback()
-        || subnet.base.is_multicast()
-        || subnet.base.is_link_local()
-        || subnet.base.is_unspecified();
-    if special {
-        return Err(InvalidValue(format!(
-            "the subnet {text:?} is reserved for another purpose; take one from 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16"
-        )));
-    }
-    Ok(subnet)
+    parse(text, &FORM4)
 }
 
 /// Reads an IPv6 subnet such as `fd00:5::/64`.
 pub(crate) fn parse_ipv6(text: &str) -> Result<Subnet<Ipv6Addr>, InvalidValue> {
+    parse(text, &FORM6)
+}
+
+fn parse<Ip>(text: &str, form: &Form<Ip>) -> Result<Subnet<Ip>, InvalidValue>
+where
+    Ip: FromStr + Into<IpAddr> + Copy + PartialEq + fmt::Display,
+{
     let wrong = || {
         InvalidValue(format!(
-            "the subnet {text:?} must be an IPv6 address and a prefix length from 1 to {LONGEST_PREFIX6}, such as fd00:5::/64"
+            "the subnet {text:?} must be an {} address and a prefix length from {} to {}, such as {}",
+            form.family,
+            form.prefixes.start(),
+            form.prefixes.end(),
+            form.example
         ))
     };
     let (base, prefix) = text.split_once('/').ok_or_else(wrong)?;
-    let subnet: Subnet<Ipv6Addr> = Subnet {
-        base: base.parse().map_err(|_bad| wrong())?,
-        prefix: prefix.parse().map_err(|_bad| wrong())?,
-    };
-    if !(1..=LONGEST_PREFIX6).contains(&subnet.prefix) {
+    let base: Ip = base.parse().map_err(|_bad| wrong())?;
+    let prefix = prefix.parse().map_err(|_bad| wrong())?;
+    if !form.prefixes.contains(&prefix) {
         return Err(wrong());
     }
-    let first = Ipv6Addr::from_bits(
-        network(subnet.base.into(), subnet.prefix) << (128 - u32::from(subnet.prefix)),
-    );
-    if first != subnet.base {
+    let first = (form.from_bits)(network(base.into(), prefix) << (form.width - prefix));
+    if first != base {
         return Err(InvalidValue(format!(
-            "the subnet {text:?} has bits beyond its prefix; did you mean {first}/{}?",
-            subnet.prefix
+            "the subnet {text:?} has bits beyond its prefix; did you mean {first}/{prefix}?"
         )));
     }
-    let special = subnet.base.is_loopback()
-        || subnet.base.is_multicast()
-        || subnet.base.is_unicast_link_local()
-        || subnet.base.is_unspecified();
-    if special {
+    if is_special(base.into()) {
         return Err(InvalidValue(format!(
-            "the subnet {text:?} is reserved for another purpose; take one from fd00::/8"
+            "the subnet {text:?} is reserved for another purpose; take one from {}",
+            form.private
         )));
     }
-    Ok(subnet)
+    Ok(Subnet { base, prefix })
+}
+
+fn is_special(ip: IpAddr) -> bool {
+    let is_link_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    is_link_local || ip.is_loopback() || ip.is_multicast() || ip.is_unspecified()
 }
 
 #[cfg(test)]
