@@ -3,12 +3,13 @@
 //!
 //! `config` reads the command line; `network` holds the state and the one thread that
 //! changes it; `server` speaks gRPC; `firewall`, `netlink`, `netns`, `ipam` and `store`
-//! are what the network is made of.
+//! are what the network is made of; `hash` and `sysctl` are small tools of those.
 
 #![forbid(unsafe_code)]
 
 mod config;
 mod firewall;
+mod hash;
 mod ipam;
 mod names;
 mod netlink;

@@ -3,6 +3,7 @@
 use super::expression::{Expression, Family};
 use super::table::{Chain, Counting, DataType, Layout, Rule, SetName, TABLE, chains};
 use super::{Difference, Elements};
+use crate::hash;
 use crate::netlink::Message;
 
 const SUBSYSTEM: u16 = 10 << 8;
@@ -130,12 +131,9 @@ pub(super) fn skeleton(layout: &Layout) -> Vec<Message> {
 
 /// A text that is different for different fixed parts, and the same across builds.
 pub(super) fn stamp(layout: &Layout) -> String {
-    let digest = skeleton(layout)
-        .iter()
-        .flat_map(|message| message.body().iter().copied())
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+    let skeleton = skeleton(layout);
+    let bytes = skeleton.iter().flat_map(|message| message.body());
+    let digest = hash::stable(bytes.copied());
     format!("written by linkspan-netd, rules {digest:016x}")
 }
 

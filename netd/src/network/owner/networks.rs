@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Bridge, Owner, chain};
 use crate::firewall::{Difference, Elements, network as elements};
+use crate::hash;
 use crate::ipam::{Leases, now_seconds};
 use crate::network::error::NetworkError;
 use crate::network::model::{InvalidValue, Name, Network, NetworkRequest};
@@ -70,11 +71,12 @@ impl Owner {
             ))
             .into());
         }
-        let members: Vec<_> = self
+        let mut members: Vec<_> = self
             .registry
             .members_of(name)
             .map(|member| member.name.as_str())
             .collect();
+        members.sort_unstable();
         if !members.is_empty() {
             return Err(NetworkError::NetworkInUse {
                 network: name.clone(),
@@ -158,12 +160,7 @@ impl Owner {
     /// A device name that follows from the network's, so that it is the same when it is
     /// made again. No endpoint's device has an `n` there.
     fn free_bridge_name(&self, name: &Name) -> String {
-        let hash = name
-            .as_str()
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-            });
+        let hash = hash::stable(name.as_str().bytes());
         (0..)
             .map(|attempt: u64| format!("lkn{:010x}", hash.wrapping_add(attempt) >> 24))
             .find(|ifname| {
