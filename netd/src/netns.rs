@@ -189,8 +189,9 @@ fn make(pin: &Path) -> Result<Netns, NetnsError> {
         .open(pin)
         .map_err(failed("pin", pin))?;
     rustix::mount::mount_bind(SELF, pin).map_err(|errno| failed("pin", pin)(errno.into()))?;
+    let inside = sysctl::Settings::open()?;
     for (directory, settings) in SETTINGS {
-        sysctl::write_all(directory, settings)?;
+        inside.write_all(directory, settings)?;
     }
     let fd = File::open(SELF).map_err(failed("open", pin))?;
     Ok(Netns {
