@@ -26,7 +26,7 @@ pub(crate) use server::{ServedNetworks, spawn};
 pub(crate) use zone::{Host, Zone};
 
 /// A network whose members get answers at its gateway.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct ServedNetwork {
     /// The name of the network.
     pub(crate) name: String,

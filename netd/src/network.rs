@@ -67,7 +67,7 @@ pub(crate) enum ChangeKind {
     /// An endpoint is there, or has another name.
     Attached(Arc<Endpoint>),
     /// An endpoint is gone.
-    Detached(EndpointId),
+    Detached(Arc<Endpoint>),
     /// A network is there, or is gone; the registry says which.
     Networks,
     /// A sandbox is there, or is gone.
@@ -247,12 +247,8 @@ impl Publisher {
     /// Publishes a registry, and then what changed in it.
     pub(crate) fn publish(&self, registry: &Registry, kind: ChangeKind) {
         self.registry.send_replace(Arc::new(registry.clone()));
-        self.served.send_if_modified(|served| {
-            let now = served::networks(registry);
-            let is_new = **served != now;
-            *served = Arc::new(now);
-            is_new
-        });
+        self.served
+            .send_if_modified(|served| served::follow(Arc::make_mut(served), registry, &kind));
         // No watcher is no error.
         drop(self.changes.send(Change {
             generation: registry.generation(),

@@ -13,8 +13,8 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 use nix::sched::CloneFlags;
 use tokio::sync::watch;
 
-use super::zone::tests::host;
-use super::{ServedNetwork, Zone, zone};
+use super::zone::tests::{host, zone_of};
+use super::{ServedNetwork, zone};
 use crate::netlink::address::Address;
 use crate::netlink::{NetlinkSocket, address, link};
 
@@ -78,7 +78,7 @@ fn network(gateway: &str, internal: bool) -> ServedNetwork {
         name: format!("at {gateway}"),
         gateways: vec![gateway.parse().unwrap()],
         internal,
-        zone: Zone::new(subnets, &[host("db", 2)]),
+        zone: zone_of(subnets, &[host("db", 2)]),
     }
 }
 
@@ -239,7 +239,7 @@ fn an_address_that_is_not_there_yet_is_listened_at() {
         let later = "10.5.0.1".parse().unwrap();
         let mut early = network("127.0.0.1", false);
         early.gateways.insert(0, later);
-        early.zone = Zone::new(
+        early.zone = zone_of(
             [
                 vec![(Ipv4Addr::new(127, 0, 0, 0).into(), 8)],
                 zone::tests::subnets(),
@@ -422,7 +422,7 @@ fn rustix_stream(from: &str, server: IpAddr) -> TcpStream {
 fn whoever_is_no_member_gets_no_answer() {
     in_new_namespace("whoever_is_no_member_gets_no_answer", |world| {
         let mut elsewhere = network("127.0.0.3", false);
-        elsewhere.zone = Zone::new(
+        elsewhere.zone = zone_of(
             vec![(Ipv4Addr::new(10, 5, 0, 0).into(), 24)],
             &[host("db", 2)],
         );

@@ -1,15 +1,16 @@
 //! The names of one network. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use hickory_proto::rr::{Name, RecordType};
+use rpds::RedBlackTreeMapSync;
 
 const LONGEST_LABEL: usize = 63;
 const LONGEST_NAME: usize = 253;
 
 /// A member of a network, with everything that it is called.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Host {
     /// Its name, which nobody else on the network can have.
     pub(crate) name: String,
@@ -23,11 +24,18 @@ pub(crate) struct Host {
     pub(crate) ips: Vec<IpAddr>,
 }
 
-/// The names of a network, both ways.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Kinds of names, those that beat the others first.
+const RANKS: usize = 4;
+
+/// Who has a name: the addresses of each rank.
+type Bearers = [BTreeSet<IpAddr>; RANKS];
+
+/// The names of a network, both ways. Clones share what they have in common.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Zone {
-    names: BTreeMap<String, Vec<IpAddr>>,
-    reverse: BTreeMap<IpAddr, Name>,
+    hosts: RedBlackTreeMapSync<String, Host>,
+    names: RedBlackTreeMapSync<String, Bearers>,
+    reverse: RedBlackTreeMapSync<IpAddr, Name>,
     subnets: Vec<(IpAddr, u8)>,
 }
 
@@ -47,31 +55,77 @@ pub(super) enum Found {
 }
 
 impl Zone {
-    /// The zone of a network with these subnets and members.
+    /// The zone of a network with these subnets, and nobody in it.
+    pub(crate) fn new(subnets: Vec<(IpAddr, u8)>) -> Self {
+        Self {
+            subnets,
+            ..Self::default()
+        }
+    }
+
+    /// Adds a member, or gives one that is known by its short id other names; whether
+    /// anything is new.
     ///
     /// What identifies a member cannot be taken from it: a name beats a short id, that
     /// beats an alias, and that beats a host name. Where several are equal, all are told.
-    pub(crate) fn new(subnets: Vec<(IpAddr, u8)>, hosts: &[Host]) -> Self {
-        let mut zone = Self {
-            names: BTreeMap::new(),
-            reverse: BTreeMap::new(),
-            subnets,
-        };
-        zone.add(hosts, |host| vec![&host.name]);
-        zone.add(hosts, |host| vec![&host.short_id]);
-        zone.add(hosts, |host| host.aliases.iter().collect());
-        zone.add(hosts, |host| vec![&host.hostname]);
-        for host in hosts {
-            let called = [&host.name, &host.short_id]
-                .into_iter()
-                .find_map(|text| Name::from_ascii(normalize(text)?).ok());
-            if let Some(mut name) = called {
-                name.set_fqdn(true);
-                let named = host.ips.iter().map(|ip| (*ip, name.clone()));
-                zone.reverse.extend(named);
+    pub(crate) fn insert(&mut self, host: Host) -> bool {
+        if self.hosts.get(&host.short_id) == Some(&host) {
+            return false;
+        }
+        self.remove(&host.short_id);
+        self.each_name(&host, |bearers, ips| bearers.extend(ips));
+        let called = [&host.name, &host.short_id]
+            .into_iter()
+            .find_map(|text| Name::from_ascii(normalize(text)?).ok());
+        if let Some(mut name) = called {
+            name.set_fqdn(true);
+            for ip in &host.ips {
+                self.reverse.insert_mut(*ip, name.clone());
             }
         }
-        zone
+        self.hosts.insert_mut(host.short_id.clone(), host);
+        true
+    }
+
+    /// Removes a member; whether there was one.
+    pub(crate) fn remove(&mut self, short_id: &str) -> bool {
+        let Some(host) = self.hosts.get(short_id).cloned() else {
+            return false;
+        };
+        self.hosts.remove_mut(short_id);
+        self.each_name(&host, |bearers, ips| {
+            bearers.retain(|ip| !ips.contains(ip));
+        });
+        for ip in &host.ips {
+            self.reverse.remove_mut(ip);
+        }
+        true
+    }
+
+    /// Changes who has each of a member's names.
+    fn each_name(&mut self, host: &Host, change: impl Fn(&mut BTreeSet<IpAddr>, &[IpAddr])) {
+        let Host {
+            name,
+            short_id,
+            aliases,
+            hostname,
+            ips,
+        } = host;
+        let ranked = [(0, name), (1, short_id), (3, hostname)]
+            .into_iter()
+            .chain(aliases.iter().map(|alias| (2, alias)));
+        for (rank, text) in ranked {
+            let Some(text) = normalize(text) else {
+                continue;
+            };
+            let mut bearers = self.names.get(&text).cloned().unwrap_or_default();
+            change(&mut bearers[rank], ips);
+            if bearers.iter().all(BTreeSet::is_empty) {
+                self.names.remove_mut(&text);
+            } else {
+                self.names.insert_mut(text, bearers);
+            }
+        }
     }
 
     /// Whether an address belongs to the network.
@@ -92,7 +146,8 @@ impl Zone {
         if text.ends_with(".arpa") {
             return self.look_up_reverse(name, kind);
         }
-        let Some(ips) = self.names.get(&text) else {
+        let bearers = self.names.get(&text);
+        let Some(ips) = bearers.and_then(|ranks| ranks.iter().find(|ips| !ips.is_empty())) else {
             return Found::Elsewhere;
         };
         let of_kind: Vec<_> = ips
@@ -126,24 +181,6 @@ impl Zone {
             None => Found::NoSuchName,
             Some(found) if kind == RecordType::PTR => Found::Name(found.clone()),
             Some(_) => Found::Nothing,
-        }
-    }
-
-    /// Adds names of one rank. A name that a higher rank has is left alone.
-    fn add<'a>(&mut self, hosts: &'a [Host], names_of: impl Fn(&'a Host) -> Vec<&'a String>) {
-        let mut rank: BTreeMap<String, BTreeSet<IpAddr>> = BTreeMap::new();
-        for host in hosts {
-            for name in names_of(host)
-                .into_iter()
-                .filter_map(|text| normalize(text))
-            {
-                rank.entry(name).or_default().extend(&host.ips);
-            }
-        }
-        for (name, ips) in rank {
-            self.names
-                .entry(name)
-                .or_insert_with(|| ips.into_iter().collect());
         }
     }
 }
@@ -205,6 +242,15 @@ pub(super) mod tests {
         }
     }
 
+    /// A zone with members.
+    pub(in crate::names) fn zone_of(subnets: Vec<(IpAddr, u8)>, hosts: &[Host]) -> Zone {
+        let mut zone = Zone::new(subnets);
+        for host in hosts {
+            assert!(zone.insert(host.clone()), "{host:?} is new");
+        }
+        zone
+    }
+
     pub(in crate::names) fn subnets() -> Vec<(IpAddr, u8)> {
         vec![
             ("10.5.0.0".parse().unwrap(), 24),
@@ -225,7 +271,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_member_is_found_by_everything_that_it_is_called() {
-        let zone = Zone::new(
+        let zone = zone_of(
             subnets(),
             &[Host {
                 aliases: vec!["Cache".to_owned(), "kv.example".to_owned()],
@@ -254,7 +300,7 @@ pub(super) mod tests {
     fn a_name_of_one_family_has_nothing_of_the_other() {
         let mut only4 = host("db", 2);
         only4.ips.truncate(1);
-        let zone = Zone::new(subnets(), &[only4]);
+        let zone = zone_of(subnets(), &[only4]);
         assert_eq!(look_up(&zone, "db.", RecordType::AAAA), Found::Nothing);
     }
 
@@ -266,7 +312,7 @@ pub(super) mod tests {
             hostname: "x.localhost".to_owned(),
             ..host("thief", 3)
         };
-        let zone = Zone::new(subnets(), &[thief, host("db", 2)]);
+        let zone = zone_of(subnets(), &[thief, host("db", 2)]);
         assert_eq!(ips(&look_up(&zone, "db.", RecordType::A)), ["10.5.0.2"]);
         for name in ["localhost.", "x.localhost."] {
             let found = look_up(&zone, name, RecordType::A);
@@ -280,14 +326,37 @@ pub(super) mod tests {
             aliases: vec!["pool".to_owned()],
             ..host(name, last)
         };
-        let zone = Zone::new(subnets(), &[shared("b", 3), shared("a", 2)]);
+        let zone = zone_of(subnets(), &[shared("b", 3), shared("a", 2)]);
         let found = look_up(&zone, "pool.", RecordType::A);
         assert_eq!(ips(&found), ["10.5.0.2", "10.5.0.3"]);
     }
 
     #[test]
+    fn a_member_that_goes_leaves_its_names_to_others() {
+        let thief = Host {
+            aliases: vec!["db".to_owned()],
+            ..host("thief", 3)
+        };
+        let mut zone = zone_of(subnets(), &[thief.clone(), host("db", 2)]);
+        assert!(!zone.insert(thief), "nothing is new");
+        assert!(zone.remove("000000000002"));
+        assert!(!zone.remove("000000000002"), "it is gone");
+        assert_eq!(ips(&look_up(&zone, "db.", RecordType::A)), ["10.5.0.3"]);
+        assert!(zone.insert(host("other", 3)), "it has other names");
+        assert_eq!(look_up(&zone, "db.", RecordType::A), Found::Elsewhere);
+        assert_eq!(look_up(&zone, "thief.", RecordType::A), Found::Elsewhere);
+        let asked = "3.0.5.10.in-addr.arpa.";
+        let found = look_up(&zone, asked, RecordType::PTR);
+        assert_eq!(found, Found::Name(Name::from_ascii("other.").unwrap()));
+        assert!(zone.remove("000000000003"));
+        let empty = look_up(&zone, asked, RecordType::PTR);
+        assert_eq!(empty, Found::NoSuchName);
+        assert!(zone.names.is_empty() && zone.hosts.is_empty());
+    }
+
+    #[test]
     fn addresses_of_the_network_are_its_own_to_name() {
-        let zone = Zone::new(subnets(), &[host("db", 2)]);
+        let zone = zone_of(subnets(), &[host("db", 2)]);
         let name = |found| match found {
             Found::Name(name) => name.to_ascii(),
             other => panic!("{other:?}"),
@@ -311,7 +380,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_dot_inside_a_label_does_not_make_two() {
-        let zone = Zone::new(subnets(), &[host("a.b", 2)]);
+        let zone = zone_of(subnets(), &[host("a.b", 2)]);
         let one_label = Name::from_labels([&b"a.b"[..]]).unwrap();
         assert_eq!(zone.look_up(&one_label, RecordType::A), Found::Elsewhere);
         assert_eq!(ips(&look_up(&zone, "a.b.", RecordType::A)), ["10.5.0.2"]);

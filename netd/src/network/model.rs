@@ -39,6 +39,11 @@ impl EndpointId {
         format!("lk{}", &self.0[..10])
     }
 
+    /// The first in order of all ids whose device has the same name.
+    pub(crate) fn first_of_ifname(&self) -> Self {
+        Self(format!("{:0<64}", &self.0[..10]).into())
+    }
+
     /// The stamp on the host's end of the veth pair.
     pub(crate) fn alias(&self) -> String {
         format!("{ALIAS_PREFIX}{}", self.0)
@@ -166,7 +171,7 @@ pub(crate) struct PortMapping {
 }
 
 /// A container port that is published at one definite place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct PublishedPort {
     /// The protocol and the port inside the container.
     pub(crate) port: Port,

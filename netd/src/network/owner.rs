@@ -22,8 +22,8 @@ mod sandboxes;
 use super::device::{self, DefaultRoute};
 use super::error::{self, NetworkError};
 use super::model::{
-    AttachRequest, Egress, Endpoint, EndpointId, InvalidValue, Name, Network, PortMapping,
-    Protocol, PublishedPort,
+    AttachRequest, Egress, Endpoint, EndpointId, HostPort, InvalidValue, Name, Network,
+    PortMapping, Protocol, PublishedPort,
 };
 use super::port::{Reservation, Reserved, Reserver};
 use super::registry::Registry;
@@ -251,14 +251,17 @@ impl Owner {
         mappings: &[PortMapping],
         held: &[PublishedPort],
     ) -> Result<Reserved, NetworkError> {
-        let claimed = self
-            .bridges
-            .iter()
-            .flat_map(|(other, bridge)| {
+        // All leases are asked, so only for who needs a choice.
+        let is_choice = |mapping: &PortMapping| mapping.host_port == HostPort::Any;
+        let claimed = if mappings.iter().any(is_choice) {
+            let leases = self.bridges.iter().flat_map(|(other, bridge)| {
                 let own = (other == network).then_some(name);
                 bridge.leases.ports_of_others(own)
-            })
-            .collect();
+            });
+            leases.collect()
+        } else {
+            HashSet::new()
+        };
         Reserver {
             range: &self.settings.port_range,
             kept: self.bridge(network)?.leases.ports_of(name),
@@ -444,7 +447,7 @@ impl Owner {
             LeaseFate::Kept => Ok(()),
         };
         tracing::info!(endpoint_id = %id, name = %endpoint.name, network = %endpoint.network, "endpoint detached");
-        publisher.publish(&self.registry, ChangeKind::Detached(id.clone()));
+        publisher.publish(&self.registry, ChangeKind::Detached(Arc::clone(&endpoint)));
         self.lead_default(&endpoint.sandbox);
         Ok(released?)
     }

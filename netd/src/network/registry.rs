@@ -1,8 +1,9 @@
 //! What is attached, and what follows from it: which links are open, and which elements
 //! the firewall has. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+use rpds::{RedBlackTreeMapSync, RedBlackTreeSet, RedBlackTreeSetSync};
 
 use super::model::{Endpoint, EndpointId, Link, Name, Network};
 use crate::firewall::{Elements, OpenLink, endpoint, link, network, port};
@@ -20,17 +21,25 @@ pub(crate) struct LinkStatus {
     pub(crate) open: Option<OpenLink>,
 }
 
+/// The endpoints that have something in common, by what it is.
+type Index<K> = RedBlackTreeMapSync<K, RedBlackTreeSetSync<EndpointId>>;
+
 /// The networks and the attached endpoints.
+///
+/// The maps share their structure with their clones: what is published after each change
+/// costs no copy, whatever is attached.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Registry {
-    networks: BTreeMap<Name, Arc<Network>>,
-    endpoints: BTreeMap<EndpointId, Arc<Endpoint>>,
+    networks: RedBlackTreeMapSync<Name, Arc<Network>>,
+    endpoints: RedBlackTreeMapSync<EndpointId, Arc<Endpoint>>,
     /// By name and network.
-    names: BTreeMap<(Name, Name), EndpointId>,
-    /// How many endpoints each network has.
-    counts: BTreeMap<Name, usize>,
+    names: RedBlackTreeMapSync<(Name, Name), EndpointId>,
+    members: Index<Name>,
+    sandboxes: Index<EndpointId>,
     /// Namespaces that stay without endpoints.
-    sandboxes: BTreeSet<EndpointId>,
+    kept_sandboxes: RedBlackTreeSetSync<EndpointId>,
+    /// Those that have a link to a name.
+    consumers: Index<Name>,
     generation: u64,
 }
 
@@ -44,13 +53,13 @@ impl Registry {
     pub(crate) fn insert_network(&mut self, network: &Arc<Network>) {
         self.generation += 1;
         self.networks
-            .insert(network.name.clone(), Arc::clone(network));
+            .insert_mut(network.name.clone(), Arc::clone(network));
     }
 
     /// Removes a network that no endpoint is on.
     pub(crate) fn remove_network(&mut self, name: &Name) {
         self.generation += 1;
-        self.networks.remove(name);
+        self.networks.remove_mut(name);
     }
 
     /// The network of a name.
@@ -65,48 +74,57 @@ impl Registry {
 
     /// Adds or replaces an endpoint.
     pub(crate) fn insert(&mut self, endpoint: &Arc<Endpoint>) {
+        self.take_out(&endpoint.id);
         self.generation += 1;
-        let old = self
-            .endpoints
-            .insert(endpoint.id.clone(), Arc::clone(endpoint));
-        match old {
-            Some(old) => drop(self.names.remove(&key(&old))),
-            None => *self.counts.entry(endpoint.network.clone()).or_default() += 1,
+        let id = &endpoint.id;
+        self.endpoints.insert_mut(id.clone(), Arc::clone(endpoint));
+        self.names.insert_mut(key(endpoint), id.clone());
+        note(&mut self.members, &endpoint.network, id);
+        note(&mut self.sandboxes, &endpoint.sandbox, id);
+        for link in &endpoint.links {
+            note(&mut self.consumers, &link.source_name, id);
         }
-        self.names.insert(key(endpoint), endpoint.id.clone());
     }
 
     /// Removes an endpoint.
     pub(crate) fn remove(&mut self, id: &EndpointId) {
         self.generation += 1;
-        if let Some(endpoint) = self.endpoints.remove(id) {
-            self.names.remove(&key(&endpoint));
-            if let Some(count) = self.counts.get_mut(&endpoint.network) {
-                *count -= 1;
-            }
+        self.take_out(id);
+    }
+
+    fn take_out(&mut self, id: &EndpointId) {
+        let Some(old) = self.endpoints.get(id).cloned() else {
+            return;
+        };
+        self.endpoints.remove_mut(id);
+        self.names.remove_mut(&key(&old));
+        strike(&mut self.members, &old.network, id);
+        strike(&mut self.sandboxes, &old.sandbox, id);
+        for link in &old.links {
+            strike(&mut self.consumers, &link.source_name, id);
         }
     }
 
     /// Adds a namespace that stays without endpoints.
     pub(crate) fn insert_sandbox(&mut self, id: &EndpointId) {
         self.generation += 1;
-        self.sandboxes.insert(id.clone());
+        self.kept_sandboxes.insert_mut(id.clone());
     }
 
     /// Lets a namespace go with its last endpoint.
     pub(crate) fn remove_sandbox(&mut self, id: &EndpointId) {
         self.generation += 1;
-        self.sandboxes.remove(id);
+        self.kept_sandboxes.remove_mut(id);
     }
 
     /// Whether a namespace stays without endpoints.
     pub(crate) fn has_sandbox(&self, id: &EndpointId) -> bool {
-        self.sandboxes.contains(id)
+        self.kept_sandboxes.contains(id)
     }
 
     /// The namespaces that stay without endpoints, by id.
     pub(crate) fn sandboxes(&self) -> impl Iterator<Item = &EndpointId> {
-        self.sandboxes.iter()
+        self.kept_sandboxes.iter()
     }
 
     /// The endpoint of an id.
@@ -129,31 +147,28 @@ impl Registry {
 
     /// The endpoints in one network namespace.
     pub(crate) fn in_sandbox(&self, sandbox: &EndpointId) -> impl Iterator<Item = &Arc<Endpoint>> {
-        self.endpoints
-            .values()
-            .filter(move |endpoint| endpoint.sandbox == *sandbox)
+        self.noted(&self.sandboxes, sandbox)
     }
 
     /// The id whose device has the name that the device of this one would have.
     pub(crate) fn find_ifname(&self, id: &EndpointId) -> Option<&EndpointId> {
-        let ifname = id.ifname();
-        self.endpoints.keys().find(|other| other.ifname() == ifname)
+        let (next, _) = self.endpoints.range(id.first_of_ifname()..).next()?;
+        (next.ifname() == id.ifname()).then_some(next)
     }
 
     /// How many endpoints there are.
     pub(crate) fn len(&self) -> usize {
-        self.endpoints.len()
+        self.endpoints.size()
     }
 
     /// How many endpoints are on a network.
     pub(crate) fn count_on(&self, network: &Name) -> usize {
-        self.counts.get(network).copied().unwrap_or(0)
+        self.members.get(network).map_or(0, RedBlackTreeSet::size)
     }
 
-    /// The endpoints on a network, by name.
+    /// The endpoints on a network, by id.
     pub(crate) fn members_of(&self, network: &Name) -> impl Iterator<Item = &Arc<Endpoint>> {
-        self.by_name()
-            .filter(move |endpoint| endpoint.network == *network)
+        self.noted(&self.members, network)
     }
 
     /// The endpoints, by name.
@@ -213,9 +228,12 @@ impl Registry {
 
     /// The endpoints that have a link to a name.
     pub(crate) fn consumers_of(&self, name: &Name) -> impl Iterator<Item = &Arc<Endpoint>> {
-        self.endpoints
-            .values()
-            .filter(move |consumer| consumer.links.iter().any(|link| link.source_name == *name))
+        self.noted(&self.consumers, name)
+    }
+
+    fn noted<K: Ord>(&self, index: &Index<K>, key: &K) -> impl Iterator<Item = &Arc<Endpoint>> {
+        let ids = index.get(key).into_iter().flat_map(RedBlackTreeSet::iter);
+        ids.filter_map(|id| self.endpoints.get(id))
     }
 
     fn link_elements(&self, consumer: &Endpoint) -> Elements {
@@ -231,6 +249,24 @@ impl Registry {
     pub(crate) fn open_link(&self, consumer: &Endpoint, link: &Link) -> Option<OpenLink> {
         let source = self.find_name(&link.source_name, &consumer.network)?;
         Some(open_link(consumer, source, link))
+    }
+}
+
+fn note<K: Ord + Clone>(index: &mut Index<K>, key: &K, id: &EndpointId) {
+    let mut noted = index.get(key).cloned().unwrap_or_default();
+    noted.insert_mut(id.clone());
+    index.insert_mut(key.clone(), noted);
+}
+
+fn strike<K: Ord + Clone>(index: &mut Index<K>, key: &K, id: &EndpointId) {
+    let Some(mut noted) = index.get(key).cloned() else {
+        return;
+    };
+    noted.remove_mut(id);
+    if noted.is_empty() {
+        index.remove_mut(key);
+    } else {
+        index.insert_mut(key.clone(), noted);
     }
 }
 

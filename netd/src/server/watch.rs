@@ -84,7 +84,7 @@ impl Watcher {
                     endpoint, &registry, &self.info,
                 )))
             }
-            ChangeKind::Detached(id) => Some(WireChange::DetachedId(id.to_string())),
+            ChangeKind::Detached(endpoint) => Some(WireChange::DetachedId(endpoint.id.to_string())),
             ChangeKind::Networks | ChangeKind::Sandboxes => None,
         }
     }

@@ -4,8 +4,8 @@ use hickory_proto::op::MessageType;
 use hickory_proto::rr::Name;
 use proptest::prelude::*;
 
-use super::super::zone::tests::{host, subnets};
-use super::super::zone::{Host, Zone};
+use super::super::zone::Host;
+use super::super::zone::tests::{host, subnets, zone_of};
 use super::*;
 
 fn network(internal: bool) -> ServedNetwork {
@@ -18,7 +18,7 @@ fn network(internal: bool) -> ServedNetwork {
         name: "back".to_owned(),
         gateways: Vec::new(),
         internal,
-        zone: Zone::new(subnets(), &hosts),
+        zone: zone_of(subnets(), &hosts),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Each is one row (or two), one transaction of the firewall, and then the end of the
 //! connections that are not allowed any more.
 
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::{Owner, row};
@@ -56,7 +57,8 @@ impl Owner {
             kept_ports,
         )?;
         let held = self.reservations.entry(id).or_default();
-        held.retain(|held| new.published.contains(&held.published));
+        let staying: HashSet<_> = new.published.iter().collect();
+        held.retain(|held| staying.contains(&held.published));
         let fresh: Vec<_> = reservations.iter().map(|held| held.published).collect();
         held.extend(reservations);
         self.forget_stale_flows(&fresh)?;
@@ -203,23 +205,24 @@ fn split(
     published: &[PublishedPort],
     mappings: &[PortMapping],
 ) -> (Vec<PublishedPort>, Vec<PortMapping>) {
-    let mut rest = published.to_vec();
+    // Many ports may be published, but few of one container port.
+    let mut rest: BTreeMap<Port, Vec<PublishedPort>> = BTreeMap::new();
+    for port in published {
+        rest.entry(port.port).or_default().push(*port);
+    }
     let mut staying = Vec::new();
     let mut missing = Vec::new();
     for mapping in mappings {
-        let numbers = rest
+        let candidates = rest.entry(mapping.port).or_default();
+        let number = candidates
             .iter()
             .filter(|port| fulfils(port, mapping))
             .map(|port| port.host_port)
             .min();
-        match numbers {
-            Some(number) => {
-                let (found, others) = rest
-                    .into_iter()
-                    .partition(|port| fulfils(port, mapping) && port.host_port == number);
-                staying.extend::<Vec<_>>(found);
-                rest = others;
-            }
+        match number {
+            Some(number) => staying.extend(candidates.extract_if(.., |port| {
+                fulfils(port, mapping) && port.host_port == number
+            })),
             None => missing.push(mapping.clone()),
         }
     }

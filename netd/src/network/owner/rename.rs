@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Owner, row};
-use crate::firewall::Difference;
+use crate::firewall::{Difference, Elements};
 use crate::network::error::NetworkError;
 use crate::network::model::{Endpoint, EndpointId, Name};
 use crate::network::registry::Registry;
@@ -40,7 +40,13 @@ impl Owner {
         for endpoint in &renamed {
             registry.insert(endpoint);
         }
-        let difference = Difference::between(&self.registry.elements(), &registry.elements());
+        let concerned = |registry: &Registry| -> Elements {
+            let endpoints = renamed.iter().filter_map(|new| registry.find(&new.id));
+            endpoints
+                .flat_map(|endpoint| registry.elements_of(endpoint))
+                .collect()
+        };
+        let difference = Difference::between(&concerned(&self.registry), &concerned(&registry));
         let rows: Vec<_> = renamed
             .iter()
             .map(|endpoint| row(endpoint, Phase::Attached))
