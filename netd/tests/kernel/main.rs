@@ -3,7 +3,8 @@
 #![expect(
     clippy::unwrap_used,
     clippy::print_stderr,
-    reason = "helpers of tests fail by panic, and name what they skip"
+    clippy::print_stdout,
+    reason = "helpers of tests fail by panic, and say what they skip and measure"
 )]
 
 mod adoption;
@@ -14,4 +15,5 @@ mod links;
 mod live;
 mod names;
 mod ports;
+mod scale;
 mod world;
