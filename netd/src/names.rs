@@ -1,7 +1,7 @@
 //! Names on the gateway of each user network: a small DNS server for its members.
 //!
 //! ```text
-//! registry ─> Vec<ServedNetwork> ─> server ─┬─ answer (pure) ── zone
+//! registry ─> Vec<ServedNetwork> ─> server ─┬─ answer (pure) ── view ── zone
 //!                                           └─ upstream ── resolv_conf (the host's)
 //! ```
 //!
@@ -18,15 +18,20 @@ mod server;
 #[cfg(test)]
 mod tests;
 mod upstream;
+mod view;
 mod zone;
 
 use std::net::IpAddr;
+use std::sync::Arc;
+
+use rpds::RedBlackTreeMapSync;
 
 pub(crate) use server::{ServedNetworks, spawn};
+pub(crate) use view::View;
 pub(crate) use zone::{Host, Zone};
 
 /// A network whose members get answers at its gateway.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ServedNetwork {
     /// The name of the network.
     pub(crate) name: String,
@@ -36,4 +41,6 @@ pub(crate) struct ServedNetwork {
     pub(crate) internal: bool,
     /// What its members are called.
     pub(crate) zone: Zone,
+    /// What members see beside that, by their addresses; most see nothing.
+    pub(crate) views: RedBlackTreeMapSync<IpAddr, Arc<View>>,
 }

@@ -110,6 +110,7 @@ impl NetworkClient {
             aliases: config.aliases.clone(),
             ipv4_address: text(config.ipv4.map(|ip| ip.to_string())),
             ipv6_address: text(config.ipv6.map(|ip| ip.to_string())),
+            dns_servers: record.host.dns.clone(),
         };
         let response = call!(self, attach_endpoint, request)?;
         some_settings(response.endpoint)

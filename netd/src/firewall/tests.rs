@@ -54,6 +54,7 @@ fn endpoint(number: u8, source: Option<u8>) -> Arc<Endpoint> {
         }],
         links: source.map(link).into_iter().collect(),
         host: None,
+        dns_servers: Vec::new(),
     })
 }
 

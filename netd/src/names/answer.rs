@@ -3,14 +3,14 @@
 //! A reply without answers is never longer than its question: nobody can use the server
 //! to multiply traffic.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use hickory_proto::op::{Edns, Message, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::PTR;
 use hickory_proto::rr::{DNSClass, RData, Record, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 
-use super::ServedNetwork;
+use super::view::Sight;
 use super::zone::Found;
 
 /// The length of a DNS header.
@@ -50,6 +50,8 @@ pub(super) struct Forward {
     question: Vec<u8>,
     /// The longest reply that the asker takes.
     room: usize,
+    /// The servers that the asker wants asked; none means the host's.
+    servers: Vec<SocketAddr>,
 }
 
 /// What a server outside said.
@@ -63,8 +65,8 @@ pub(super) enum Quality {
     Failure,
 }
 
-/// Judges a question of a member of a network.
-pub(super) fn answer(network: &ServedNetwork, bytes: &[u8], transport: Transport) -> Verdict {
+/// Judges a question of somebody who sees this.
+pub(super) fn answer(sight: &Sight<'_>, bytes: &[u8], transport: Transport) -> Verdict {
     const IS_RESPONSE: u8 = 0x80;
     let Some(header) = bytes.get(..HEADER_LENGTH) else {
         return Verdict::Ignore;
@@ -89,7 +91,7 @@ pub(super) fn answer(network: &ServedNetwork, bytes: &[u8], transport: Transport
     } else if query.query_class() != DNSClass::IN || is_transfer {
         (ResponseCode::Refused, Vec::new())
     } else {
-        match network.zone.look_up(query.name(), query.query_type()) {
+        match sight.look_up(query.name(), query.query_type()) {
             Found::Addresses(ips) => (ResponseCode::NoError, asked.address_records(ips)),
             Found::Name(name) => {
                 let record = asked.record(RData::PTR(PTR(name)));
@@ -97,11 +99,11 @@ pub(super) fn answer(network: &ServedNetwork, bytes: &[u8], transport: Transport
             }
             Found::Nothing => (ResponseCode::NoError, Vec::new()),
             Found::NoSuchName => (ResponseCode::NXDomain, Vec::new()),
-            Found::Elsewhere if network.internal => (ResponseCode::NXDomain, Vec::new()),
-            Found::Elsewhere => return asked.forward(),
+            Found::Elsewhere if sight.is_internal() => (ResponseCode::NXDomain, Vec::new()),
+            Found::Elsewhere => return asked.forward(sight.servers()),
         }
     };
-    Verdict::Reply(asked.reply(code, answers, network.internal))
+    Verdict::Reply(asked.reply(code, answers, sight.is_internal()))
 }
 
 /// Whether a header announces one question and no answers, and no more beside them than
@@ -181,7 +183,7 @@ impl<'a> Asked<'a> {
         bytes
     }
 
-    fn forward(self) -> Verdict {
+    fn forward(self, servers: &[SocketAddr]) -> Verdict {
         let mut message = Message::query();
         message.metadata.recursion_desired = self.request.metadata.recursion_desired;
         message.metadata.authentic_data = self.request.metadata.authentic_data;
@@ -195,6 +197,7 @@ impl<'a> Asked<'a> {
                 request: self.request,
                 question,
                 room: self.room,
+                servers: servers.to_vec(),
             })),
             Err(_too_long) => {
                 Verdict::Reply(bare(&self.bytes[..HEADER_LENGTH], ResponseCode::FormErr))
@@ -204,6 +207,11 @@ impl<'a> Asked<'a> {
 }
 
 impl Forward {
+    /// The servers that the asker wants asked; none means the host's.
+    pub(super) fn servers(&self) -> &[SocketAddr] {
+        &self.servers
+    }
+
     /// The question on the wire, under an id.
     pub(super) fn question(&self, id: [u8; 2]) -> Vec<u8> {
         let mut bytes = self.question.clone();

@@ -18,7 +18,9 @@ use tokio_util::task::TaskTracker;
 use super::ServedNetwork;
 use super::answer::{self, Transport, Verdict};
 use super::limit::{Clients, Permit, Use};
+use super::server::ServedNetworks;
 use super::upstream::{Upstream, framed};
+use super::view::Sight;
 
 /// How long a connection may do nothing.
 const IDLE_LIMIT: Duration = Duration::from_secs(10);
@@ -37,7 +39,23 @@ const FAILURES: u32 = 16;
 pub(super) struct Shared {
     pub(super) clients: Clients,
     pub(super) upstream: Arc<Upstream>,
+    /// All networks, for members that are on several.
+    pub(super) networks: ServedNetworks,
     pub(super) tasks: TaskTracker,
+}
+
+impl Shared {
+    fn answer(
+        &self,
+        network: &ServedNetwork,
+        client: IpAddr,
+        question: &[u8],
+        transport: Transport,
+    ) -> Verdict {
+        let all = Arc::clone(&self.networks.borrow());
+        let sight = Sight::of(network, network.views.get(&client), &all);
+        answer::answer(&sight, question, transport)
+    }
 }
 
 /// The sockets of one address.
@@ -100,7 +118,10 @@ impl Listener {
         }
         // A reply that does not fit into the socket's buffer is lost, as datagrams are.
         let send = move |socket: &UdpSocket, reply: &[u8]| drop(socket.try_send_to(reply, peer));
-        match answer::answer(&network, question, Transport::Udp) {
+        match self
+            .shared
+            .answer(&network, client, question, Transport::Udp)
+        {
             Verdict::Ignore => {}
             Verdict::Reply(reply) => send(&self.udp, &reply),
             Verdict::Forward(forward) => {
@@ -192,7 +213,10 @@ impl Connection {
             return None;
         }
         let network = self.network.borrow().clone();
-        match answer::answer(&network, question, Transport::Tcp) {
+        match self
+            .shared
+            .answer(&network, self.client, question, Transport::Tcp)
+        {
             Verdict::Ignore => None,
             Verdict::Reply(reply) => Some(reply),
             Verdict::Forward(forward) => {

@@ -39,6 +39,7 @@ pub(super) async fn serve(mut networks: ServedNetworks, resolv_conf: PathBuf) {
     let shared = Shared {
         clients: Clients::default(),
         upstream: Arc::new(Upstream::new(latest)),
+        networks: networks.clone(),
         tasks: TaskTracker::new(),
     };
     shared

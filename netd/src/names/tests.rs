@@ -79,6 +79,7 @@ fn network(gateway: &str, internal: bool) -> ServedNetwork {
         gateways: vec![gateway.parse().unwrap()],
         internal,
         zone: zone_of(subnets, &[host("db", 2)]),
+        views: Default::default(),
     }
 }
 

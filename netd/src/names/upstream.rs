@@ -49,16 +49,28 @@ impl Upstream {
 
     /// The reply to a question. There always is one.
     pub(super) async fn ask(&self, forward: &Forward) -> Vec<u8> {
-        let servers = self.servers.borrow().clone();
-        match self.race(forward, &servers).await {
+        let reply = match forward.servers() {
+            [] => {
+                let servers = self.servers.borrow().clone();
+                self.race(forward, &servers, &self.preferred).await
+            }
+            // One that few members ask is not remembered.
+            own => self.race(forward, own, &AtomicUsize::new(0)).await,
+        };
+        match reply {
             Some(response) => forward.relay(response.bytes),
             None => forward.failure(),
         }
     }
 
-    async fn race(&self, forward: &Forward, servers: &[SocketAddr]) -> Option<Response> {
+    async fn race(
+        &self,
+        forward: &Forward,
+        servers: &[SocketAddr],
+        preferred: &AtomicUsize,
+    ) -> Option<Response> {
         let deadline = Instant::now() + DEADLINE;
-        let first = self.preferred.load(Ordering::Relaxed);
+        let first = preferred.load(Ordering::Relaxed);
         let mut order = (0..servers.len() * ROUNDS)
             .map(|turn| (first + turn) % servers.len())
             .peekable();
@@ -74,7 +86,7 @@ impl Upstream {
             };
             match timeout_at(until, attempts.next()).await {
                 Ok(Some(Some(response))) if response.quality != Quality::Failure => {
-                    self.preferred.store(response.position, Ordering::Relaxed);
+                    preferred.store(response.position, Ordering::Relaxed);
                     return Some(response);
                 }
                 Ok(Some(failed)) => last_resort = failed.or(last_resort),

@@ -31,7 +31,7 @@ const RANKS: usize = 4;
 type Bearers = [BTreeSet<IpAddr>; RANKS];
 
 /// The names of a network, both ways. Clones share what they have in common.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Zone {
     hosts: RedBlackTreeMapSync<String, Host>,
     names: RedBlackTreeMapSync<String, Bearers>,

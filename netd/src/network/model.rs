@@ -329,6 +329,8 @@ pub(crate) struct Endpoint {
     pub(crate) links: Vec<Link>,
     /// The gateway's addresses, where the endpoint may open connections to the host.
     pub(crate) host: Option<Addresses>,
+    /// The name servers that the gateway asks for it; none means the host's.
+    pub(crate) dns_servers: Vec<IpAddr>,
 }
 
 /// What a caller wants attached.
@@ -356,6 +358,8 @@ pub(crate) struct AttachRequest {
     pub(crate) links: Vec<Link>,
     /// Whether it may open connections to the host.
     pub(crate) host_access: bool,
+    /// The name servers that the gateway asks for it; none means the host's.
+    pub(crate) dns_servers: Vec<IpAddr>,
 }
 
 /// The addresses that a caller asks for.

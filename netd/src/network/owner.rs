@@ -143,6 +143,7 @@ impl Owner {
                     mappings: _,
                     links,
                     host_access,
+                    dns_servers,
                 } = request;
                 let sandbox = sandbox.unwrap_or_else(|| id.clone());
                 let endpoint = Endpoint {
@@ -158,6 +159,7 @@ impl Owner {
                     published,
                     links,
                     host: host_access.then(|| network.subnets.gateway()),
+                    dns_servers,
                 };
                 self.realize(endpoint, reservations, publisher)
             });

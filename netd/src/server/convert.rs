@@ -53,6 +53,7 @@ pub(super) fn attach_request(
         aliases,
         ipv4_address,
         ipv6_address,
+        dns_servers,
     } = request;
     let network = network_name(&network)?;
     let id: EndpointId = parse(&endpoint_id)?;
@@ -61,6 +62,7 @@ pub(super) fn attach_request(
         port_mappings.len(),
         links.len(),
         aliases.len(),
+        dns_servers.len(),
     ])?;
     let hostname = if hostname.is_empty() {
         id.short().to_owned()
@@ -86,6 +88,10 @@ pub(super) fn attach_request(
         mappings: all(&port_mappings, port_mapping)?,
         links: all(&links, link)?,
         host_access,
+        dns_servers: all(&dns_servers, |text| {
+            text.parse()
+                .map_err(|_bad| invalid(format!("the name server {text:?} is no address")))
+        })?,
     })
 }
 
@@ -224,6 +230,7 @@ pub(super) fn endpoint(
         published,
         links: _,
         host: _,
+        dns_servers: _,
     } = endpoint;
     let written = wire::Endpoint {
         id: id.to_string(),

@@ -120,6 +120,9 @@ pub(crate) struct EndpointRecord {
     /// Where it may reach the host; older rows have none.
     #[serde(default)]
     pub(crate) host: Option<(Ipv4Addr, Ipv6Addr)>,
+    /// The name servers that are asked for it; older rows have none.
+    #[serde(default)]
+    pub(crate) dns_servers: Vec<IpAddr>,
 }
 
 /// A namespace that stays without endpoints; its key is the id.
@@ -314,6 +317,7 @@ impl EndpointRecord {
             published,
             links,
             host,
+            dns_servers,
         } = endpoint;
         let ports = |ports: &[Port]| ports.iter().copied().map(PortRecord::from).collect();
         Self {
@@ -349,6 +353,7 @@ impl EndpointRecord {
                 })
                 .collect(),
             host: host.map(|Addresses { ipv4, ipv6 }| (ipv4, ipv6)),
+            dns_servers: dns_servers.clone(),
         }
     }
 
@@ -396,6 +401,7 @@ impl EndpointRecord {
                 .collect(),
             links: links.collect::<Result<_, InvalidValue>>()?,
             host: self.host.map(|(ipv4, ipv6)| Addresses { ipv4, ipv6 }),
+            dns_servers: self.dns_servers,
         })
     }
 }

@@ -140,6 +140,10 @@ pub struct AttachEndpointRequest {
     /// The IPv6 address to have; empty means the one that goes with the IPv4 address.
     #[prost(string, tag = "12")]
     pub ipv6_address: ::prost::alloc::string::String,
+    /// The name servers that the gateway asks for this endpoint, for names that it does not
+    /// know itself; none means the host's.
+    #[prost(string, repeated, tag = "13")]
+    pub dns_servers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// AttachEndpointResponse returns the endpoint.
 #[derive(Clone, PartialEq, ::prost::Message)]

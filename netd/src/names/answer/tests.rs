@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::super::zone::Host;
 use super::super::zone::tests::{host, subnets, zone_of};
 use super::*;
+use crate::names::ServedNetwork;
 
 fn network(internal: bool) -> ServedNetwork {
     let many = (10..60).map(|last| Host {
@@ -19,6 +20,7 @@ fn network(internal: bool) -> ServedNetwork {
         gateways: Vec::new(),
         internal,
         zone: zone_of(subnets(), &hosts),
+        views: Default::default(),
     }
 }
 
@@ -31,7 +33,7 @@ fn question(name: &str, kind: RecordType) -> Message {
 }
 
 fn replied(network: &ServedNetwork, question: &[u8], transport: Transport) -> Message {
-    match answer(network, question, transport) {
+    match answer(&Sight::of(network, None, &[]), question, transport) {
         Verdict::Reply(bytes) => Message::from_vec(&bytes).unwrap(),
         other => panic!("{other:?}"),
     }
@@ -42,7 +44,11 @@ fn ask(question: &Message) -> Message {
 }
 
 fn forwarded(question: &Message, transport: Transport) -> Box<Forward> {
-    match answer(&network(false), &question.to_vec().unwrap(), transport) {
+    match answer(
+        &Sight::of(&network(false), None, &[]),
+        &question.to_vec().unwrap(),
+        transport,
+    ) {
         Verdict::Forward(forward) => forward,
         other => panic!("{other:?}"),
     }
@@ -92,7 +98,11 @@ fn what_is_not_a_plain_question_is_refused_in_twelve_bytes() {
     ] {
         let mut bytes = plain.clone();
         bytes[offset] = byte;
-        let Verdict::Reply(reply) = answer(&network(false), &bytes, Transport::Udp) else {
+        let Verdict::Reply(reply) = answer(
+            &Sight::of(&network(false), None, &[]),
+            &bytes,
+            Transport::Udp,
+        ) else {
             panic!("no reply to {byte} at {offset}");
         };
         assert_eq!(reply.len(), HEADER_LENGTH);
@@ -110,7 +120,11 @@ fn responses_and_fragments_get_no_answer() {
     let mut bytes = question("db.", RecordType::A).to_vec().unwrap();
     bytes[2] |= 0x80;
     for bytes in [&bytes[..], &bytes[..11], &[]] {
-        let verdict = answer(&network(false), bytes, Transport::Udp);
+        let verdict = answer(
+            &Sight::of(&network(false), None, &[]),
+            bytes,
+            Transport::Udp,
+        );
         assert!(matches!(verdict, Verdict::Ignore), "{verdict:?}");
     }
 }
@@ -224,7 +238,7 @@ proptest! {
     #[test]
     fn prop_any_bytes_are_survived_and_never_multiplied(bytes in any_question()) {
         for transport in [Transport::Udp, Transport::Tcp] {
-            match answer(&network(false), &bytes, transport) {
+            match answer(&Sight::of(&network(false), None, &[]), &bytes, transport) {
                 Verdict::Reply(reply) => {
                     let answers = u16::from_be_bytes([reply[6], reply[7]]);
                     prop_assert!(answers > 0 || reply.len() <= bytes.len());
