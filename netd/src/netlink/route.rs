@@ -78,8 +78,9 @@ pub(crate) fn on_link(host: IpAddr, index: u32) -> Message {
     message
 }
 
-/// A second local route to `::1`, through a device: the kernel looks loopback up
-/// strictly by device, and a translated reply comes in by this one.
+/// One more local route to `::1`, through a device: the kernel looks loopback up strictly
+/// by device, and a translated reply comes in by this one. Every bridge has one, so it is
+/// added beside the others; one that is there already is refused (`EEXIST`).
 pub(crate) fn loopback_through(index: u32) -> Message {
     let host = IpAddr::V6(Ipv6Addr::LOCALHOST);
     let fixed = [
@@ -92,7 +93,7 @@ pub(crate) fn loopback_through(index: u32) -> Message {
         SCOPE_UNIVERSE,
         TYPE_LOCAL,
     ];
-    let mut message = add(fixed);
+    let mut message = new_route(fixed, libc::NLM_F_CREATE);
     message.put(RTA_DST, &octets(host)).put_u32(RTA_OIF, index);
     message
 }
@@ -144,11 +145,11 @@ pub(crate) fn ip(bytes: &[u8]) -> Option<IpAddr> {
 }
 
 fn add(fixed: [u8; 8]) -> Message {
+    new_route(fixed, libc::NLM_F_CREATE | libc::NLM_F_REPLACE)
+}
+
+fn new_route(fixed: [u8; 8], flags: i32) -> Message {
     let mut bytes = [0; FIXED_LENGTH];
     bytes[..8].copy_from_slice(&fixed);
-    Message::new(
-        libc::RTM_NEWROUTE,
-        libc::NLM_F_CREATE | libc::NLM_F_REPLACE,
-        &bytes,
-    )
+    Message::new(libc::RTM_NEWROUTE, flags, &bytes)
 }

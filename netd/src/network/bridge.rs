@@ -133,8 +133,11 @@ fn configure(
     messages.extend(wanted.map(|address| address::add(bridge.index, address)));
     messages.push(link::stamp(bridge.index, ALIAS));
     messages.push(link::start(bridge.index));
-    messages.push(route::loopback_through(bridge.index));
-    socket.execute(messages)
+    socket.execute(messages)?;
+    match socket.execute(vec![route::loopback_through(bridge.index)]) {
+        Err(error) if error.errno() != Some(libc::EEXIST) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Turns the host into a router. IPv6 stops listening to routers when it becomes one,
