@@ -6,7 +6,7 @@
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use linkspan_proto::shim_v1::shim_message::Content;
 use linkspan_proto::shim_v1::shim_request::Operation;
@@ -24,6 +24,9 @@ use super::{ContainerError, Result, attachment, files, orphan};
 use crate::engine::Engine;
 use crate::image::layer::remove_tree;
 use crate::shim_client::{self, ShimClient, ShimError, ShimEvent};
+
+/// How long a shim may take to end.
+const SHIM_END_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A run that is under way.
 #[derive(Debug)]
@@ -138,11 +141,8 @@ async fn start(
 /// after a failure, and may be called for a run that is already gone.
 pub(crate) async fn clean_up(engine: &Arc<Engine>, record: &Record) {
     let directory = engine.run_dir(&record.id);
-    if let Ok((shim, _events)) = ShimClient::connect(&directory, &engine.tracker) {
-        // A shim without a container may have ended on its own by now.
-        shim.request(Operation::Shutdown(ShutdownRequest {}), &[])
-            .await
-            .ok();
+    if let Ok((shim, events)) = ShimClient::connect(&directory, &engine.tracker) {
+        shut_down(&shim, events).await;
     }
     attachment::detach(engine, record).await;
     let id = record.id.clone();
@@ -152,6 +152,22 @@ pub(crate) async fn clean_up(engine: &Arc<Engine>, record: &Record) {
     });
     if let Err(error) = removed.await {
         tracing::warn!(container_id = record.id, %error, "clean up after a run, ignoring");
+    }
+}
+
+/// Ends a shim that has no container any more, and waits until it is gone: its control
+/// groups go with it, and the next start makes them anew under the same path.
+async fn shut_down(shim: &ShimClient, mut events: mpsc::Receiver<ShimEvent>) {
+    // One without a container may have ended on its own by now.
+    let asked = shim
+        .request(Operation::Shutdown(ShutdownRequest {}), &[])
+        .await;
+    if asked.is_err() {
+        return;
+    }
+    let gone = async { while let Some(ShimEvent::Exited(_)) = events.recv().await {} };
+    if tokio::time::timeout(SHIM_END_TIMEOUT, gone).await.is_err() {
+        tracing::warn!("the shim does not end, ignoring");
     }
 }
 
