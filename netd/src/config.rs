@@ -3,6 +3,7 @@
 use std::fs::{self, Permissions};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use crate::firewall::HostAccess;
 use crate::network::{InvalidValue, Subnet, subnet};
 
 const LONGEST_IFNAME: usize = 15;
+const SMALLEST_LIMIT: u32 = 1024;
 
 /// Owns the kernel's network state for containers.
 #[derive(Debug, Parser)]
@@ -44,6 +46,9 @@ pub(crate) struct Arguments {
     /// Whether containers may open connections to the host
     #[arg(long, value_enum, default_value = "deny")]
     host_access: HostAccessArgument,
+    /// Connections of each IP family that one container may have open; 0 means any number
+    #[arg(long, value_name = "NUMBER", default_value = "32768")]
+    max_connections: String,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -69,6 +74,8 @@ pub(crate) struct Config {
     pub(crate) quarantine: Duration,
     /// Whether containers may open connections to the host itself.
     pub(crate) host_access: HostAccess,
+    /// How many connections of each family a container may have open; none means any.
+    pub(crate) max_connections: Option<NonZeroU32>,
 }
 
 /// A directory that cannot be used.
@@ -104,6 +111,7 @@ impl TryFrom<Arguments> for Config {
             port_range,
             quarantine_seconds,
             host_access,
+            max_connections,
         } = arguments;
         for (flag, path) in [("--root", &root), ("--run", &run)] {
             if !path.is_absolute() {
@@ -132,6 +140,7 @@ impl TryFrom<Arguments> for Config {
                 HostAccessArgument::Deny => HostAccess::Deny,
                 HostAccessArgument::Allow => HostAccess::Allow,
             },
+            max_connections: parse_limit(&max_connections)?,
         })
     }
 }
@@ -217,6 +226,18 @@ fn of_flag<T>(flag: &str, parsed: Result<T, InvalidValue>) -> Result<T, InvalidV
     parsed.map_err(|InvalidValue(sentence)| InvalidValue(format!("{flag}: {sentence}")))
 }
 
+/// A limit is counted in shares, and a small one would be refused long before it is reached.
+fn parse_limit(text: &str) -> Result<Option<NonZeroU32>, InvalidValue> {
+    match text.parse() {
+        Ok(0) => Ok(None),
+        Ok(limit) if limit >= SMALLEST_LIMIT => Ok(NonZeroU32::new(limit)),
+        _ => Err(InvalidValue(format!(
+            "--max-connections must be 0 or a number from {SMALLEST_LIMIT} to {}, not {text:?}",
+            u32::MAX
+        ))),
+    }
+}
+
 fn parse_range(text: &str) -> Result<RangeInclusive<u16>, InvalidValue> {
     let refuse = || {
         InvalidValue(format!(
@@ -249,6 +270,7 @@ mod tests {
         assert_eq!(config.subnet, None);
         assert_eq!(config.port_range, 49153..=65535);
         assert_eq!(config.quarantine, Duration::from_secs(60));
+        assert_eq!(config.max_connections, NonZeroU32::new(32768));
     }
 
     #[test]
@@ -268,6 +290,8 @@ mod tests {
             ("--quarantine-seconds", "soon"),
             ("--root", "relative"),
             ("--host-access", "maybe"),
+            ("--max-connections", "1023"),
+            ("--max-connections", "many"),
         ] {
             let sentence = config(&[flag, value]).unwrap_err();
             assert!(sentence.contains(flag), "{sentence}");

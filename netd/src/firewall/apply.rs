@@ -1,5 +1,6 @@
 //! The tables in the kernel: taken over, compared, and changed in one transaction.
 
+use super::endpoint;
 use super::expression::Family;
 use super::read;
 use super::render::{self, Ownership};
@@ -7,6 +8,7 @@ use super::table::Layout;
 use super::{Difference, Elements};
 use crate::netlink::message::attribute;
 use crate::netlink::{Message, NetlinkError, NetlinkSocket};
+use crate::network::Addresses;
 
 const FIXED_LENGTH: usize = 4;
 
@@ -73,6 +75,21 @@ impl Firewall {
             "change elements of the firewall",
             render::difference(difference),
         )
+    }
+
+    /// Forgets what was counted of the connections of a container that is gone.
+    pub(crate) fn forget(&mut self, addresses: &Addresses) -> Result<(), FirewallError> {
+        let counted = endpoint::counted(addresses);
+        match self.commit("forget connections", render::destruction(&counted)) {
+            // Before Linux 6.3 nothing can be removed that may not be there. What stays is
+            // empty, and counts for whoever has the address next.
+            Err(FirewallError::Kernel { source, .. })
+                if matches!(source.errno(), Some(libc::EOPNOTSUPP | libc::EINVAL)) =>
+            {
+                Ok(())
+            }
+            other => other,
+        }
     }
 
     /// The elements that the kernel has.

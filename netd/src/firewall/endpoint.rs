@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::table::SHARES;
 use super::{Elements, SetName, ifname, key};
 use crate::network::Addresses;
 
@@ -33,6 +34,19 @@ pub(crate) fn elements(port: &str, addresses: &Addresses) -> Elements {
             Vec::new(),
         ),
     ])
+}
+
+/// The elements that the kernel may have added for connections of a container.
+pub(super) fn counted(addresses: &Addresses) -> Elements {
+    let shares = (0..SHARES).map(u32::to_ne_bytes);
+    shares
+        .flat_map(|share| {
+            let ipv4 = key(&[&addresses.ipv4.octets(), &share]);
+            let ipv6 = key(&[&addresses.ipv6.octets(), &share]);
+            [(SetName::Connections4, ipv4), (SetName::Connections6, ipv6)]
+        })
+        .map(|place| (place, Vec::new()))
+        .collect()
 }
 
 /// The bytes of an address, and which of two names its family has.

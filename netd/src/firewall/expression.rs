@@ -39,6 +39,8 @@ pub(crate) enum Field {
     ConnectionState,
     /// The status bits of its connection.
     ConnectionStatus,
+    /// A number that nobody can choose, the same for every packet of its connection.
+    ConnectionId,
     /// Whether its destination is local, by the routing table.
     DestinationType,
     /// Bytes of a header.
@@ -130,6 +132,9 @@ pub(crate) enum Expression {
     DestinationNat(Family, Register, Option<Register>),
     /// Rewrites the source to an address of the outgoing device.
     Masquerade,
+    /// Notes the connection at the element of the key at a register, which comes to be if
+    /// need be; goes on if more than a number are noted there.
+    CountConnections(&'static str, Register, u32),
     /// Counts packets and bytes.
     Counter,
     /// Decides.
@@ -208,6 +213,18 @@ impl Expression {
                 }
             }),
             Self::Masquerade => named(element, "masq", |_| {}),
+            Self::CountConnections(set, register, limit) => named(element, "dynset", |data| {
+                const ADD: u32 = 0;
+                const OVER: u32 = 1;
+                data.put_text(1, set)
+                    .put_be32(3, ADD)
+                    .put_be32(4, FIRST_WORD + register)
+                    .nest(7, |inner| {
+                        named(inner, "connlimit", |data| {
+                            data.put_be32(1, *limit).put_be32(2, OVER);
+                        });
+                    });
+            }),
             Self::Counter => named(element, "counter", |_| {}),
             Self::Verdict(verdict) => named(element, "immediate", |data| {
                 data.put_be32(1, VERDICT_REGISTER)
@@ -237,6 +254,11 @@ fn load(element: &mut Message, field: Field, register: Register) {
         Field::ConnectionStatus => {
             named(element, "ct", |data| {
                 data.put_be32(1, target).put_be32(2, 2);
+            });
+        }
+        Field::ConnectionId => {
+            named(element, "ct", |data| {
+                data.put_be32(1, target).put_be32(2, 23);
             });
         }
         Field::DestinationType => named(element, "fib", |data| {

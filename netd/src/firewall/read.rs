@@ -18,10 +18,13 @@ pub(crate) fn open() -> Result<NetlinkSocket, FirewallError> {
     })
 }
 
-/// The elements of every set.
+/// The elements of every set that has none but ours.
 pub(crate) fn elements(socket: &mut NetlinkSocket) -> Result<Elements, FirewallError> {
     let mut elements = Elements::new();
-    for set in SetName::ALL {
+    for set in SetName::ALL
+        .into_iter()
+        .filter(|set| set.dynamic_size().is_none())
+    {
         each_element(socket, set, |element| {
             if let Some((key, value)) = parse_element(set, element) {
                 elements.insert((set, key), value);

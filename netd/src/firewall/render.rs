@@ -17,6 +17,7 @@ const NEW_SET: u16 = SUBSYSTEM | 9;
 pub(super) const NEW_ELEMENT: u16 = SUBSYSTEM | 12;
 const GET_ELEMENT: u16 = SUBSYSTEM | 13;
 const DELETE_ELEMENT: u16 = SUBSYSTEM | 14;
+const DESTROY_ELEMENT: u16 = SUBSYSTEM | 30;
 const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
 
@@ -163,6 +164,11 @@ pub(super) fn difference(difference: &Difference) -> Vec<Message> {
     messages
 }
 
+/// The messages that remove elements which may not be there.
+pub(super) fn destruction(doomed: &Elements) -> Vec<Message> {
+    elements(DESTROY_ELEMENT, 0, doomed)
+}
+
 fn elements(kind: u16, flags: i32, elements: &Elements) -> Vec<Message> {
     let all: Vec<_> = elements.iter().collect();
     all.chunk_by(|((one, _), _), ((other, _), _)| one == other)
@@ -209,13 +215,18 @@ fn element(list: &mut Message, set: SetName, key: &[u8], value: &[u8]) {
 fn new_set(set: SetName, id: u32) -> Message {
     const INTERVAL: u32 = 4;
     const MAP: u32 = 8;
+    const DYNAMIC: u32 = 0x20;
     const CONCATENATION: u32 = 0x80;
+    const SIZE: u16 = 1;
     let mut flags = 0;
     if !set.value().is_empty() {
         flags |= MAP;
     }
     if set.has_intervals() {
         flags |= INTERVAL | CONCATENATION;
+    }
+    if set.dynamic_size().is_some() {
+        flags |= DYNAMIC;
     }
     let mut message = Message::new(NEW_SET, libc::NLM_F_CREATE, &fixed(set.family()));
     message
@@ -232,6 +243,11 @@ fn new_set(set: SetName, id: u32) -> Message {
     if set.has_intervals() {
         message.nest(9, |description| {
             describe_fields(description, set.key());
+        });
+    }
+    if let Some(size) = set.dynamic_size() {
+        message.nest(9, |description| {
+            description.put_be32(SIZE, size);
         });
     }
     message.put_be32(10, id);

@@ -13,19 +13,24 @@
 //!                           └─── to_container
 //!                   input ────── to_host
 //!                   output       no redirects
+//!                   limit_forward, limit_input ─── limit (connections of one container)
 //! ```
 //!
 //! Which bridges are ours is a set as well, so that a network is elements and no rules.
 //! Traffic that neither comes from them nor goes to them passes untouched.
 
+use std::num::NonZeroU32;
+
 use super::expression::Family;
 
 mod bridge;
 mod filter;
+mod limit;
 mod nat;
 mod rule;
 mod set;
 
+pub(crate) use limit::SHARES;
 pub(crate) use rule::Rule;
 pub(crate) use set::{Counting, DataType, SetName};
 
@@ -42,10 +47,12 @@ pub(crate) enum HostAccess {
 }
 
 /// What the fixed rules depend on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Layout {
     /// Whether containers may open connections to the host itself.
     pub(crate) host_access: HostAccess,
+    /// How many connections of each family a container may have open; none means any.
+    pub(crate) max_connections: Option<NonZeroU32>,
 }
 
 /// A place in the kernel where a chain is called.
@@ -83,6 +90,7 @@ pub(crate) fn chains(layout: &Layout) -> Vec<Chain> {
     let mut chains = vec![bridge::prerouting(), bridge::forward()];
     chains.extend(filter::chains(layout));
     chains.extend(nat::chains());
+    chains.extend(limit::chains(layout));
     chains
 }
 

@@ -1,6 +1,7 @@
 //! The pure half of the firewall: elements of a model, and differences between two.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -101,12 +102,19 @@ fn a_link_is_the_only_source_of_link_elements() {
 fn the_stamp_changes_with_the_rules_only() {
     let layout = Layout {
         host_access: HostAccess::Deny,
+        max_connections: None,
     };
     let open = Layout {
         host_access: HostAccess::Allow,
+        ..layout
     };
-    assert_eq!(render::stamp(&layout), render::stamp(&layout.clone()));
+    let limited = Layout {
+        max_connections: NonZeroU32::new(1024),
+        ..layout
+    };
+    assert_eq!(render::stamp(&layout), render::stamp(&Layout { ..layout }));
     assert_ne!(render::stamp(&layout), render::stamp(&open));
+    assert_ne!(render::stamp(&layout), render::stamp(&limited));
 }
 
 #[test]

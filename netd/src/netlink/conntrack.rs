@@ -15,6 +15,7 @@ const FIXED_LENGTH: usize = 4;
 
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_PROTOINFO: u16 = 4;
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
 const CTA_TUPLE_IP: u16 = 1;
@@ -22,6 +23,11 @@ const CTA_TUPLE_PROTO: u16 = 2;
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
+const CTA_PROTOINFO_TCP: u16 = 1;
+const CTA_PROTOINFO_TCP_STATE: u16 = 1;
+
+/// `TIME_WAIT` and `CLOSE`.
+const CLOSED: [u8; 2] = [7, 8];
 
 /// Every entry.
 pub(crate) fn list(socket: &mut NetlinkSocket) -> Result<Vec<Entry>, NetlinkError> {
@@ -66,6 +72,8 @@ pub(crate) struct Entry {
     pub(crate) destination_port: u16,
     /// The port that answers come from: the true one; 0 if the protocol has none.
     pub(crate) reply_port: u16,
+    /// Whether both ends have closed it, and the entry only lingers.
+    pub(crate) is_closed: bool,
     key: Vec<(u16, Vec<u8>)>,
     family: u8,
 }
@@ -98,6 +106,7 @@ impl Entry {
             protocol: *attribute(protocol, CTA_PROTO_NUM)?.first()?,
             destination_port: port(protocol, CTA_PROTO_DST_PORT).unwrap_or(0),
             reply_port: port(answers, CTA_PROTO_SRC_PORT).unwrap_or(0),
+            is_closed: tcp_state(rest).is_some_and(|state| CLOSED.contains(&state)),
             key,
             family: *payload.first()?,
         })
@@ -112,6 +121,11 @@ impl Entry {
         }
         message
     }
+}
+
+fn tcp_state(entry: &[u8]) -> Option<u8> {
+    let info = attribute(attribute(entry, CTA_PROTOINFO)?, CTA_PROTOINFO_TCP)?;
+    attribute(info, CTA_PROTOINFO_TCP_STATE)?.first().copied()
 }
 
 /// Source and destination: types 1 and 2 are IPv4, 3 and 4 are IPv6.

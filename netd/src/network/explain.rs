@@ -3,6 +3,7 @@
 //! is told by the caller.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
 
 use super::listener::Listening;
 use super::model::{Egress, Endpoint, Name, Network, Policy, Port, PublishedPort};
@@ -91,6 +92,10 @@ pub(crate) struct Explainer<'a> {
     pub(crate) listens: &'a dyn Fn(&Endpoint, Port) -> Option<Listening>,
     /// How many connections a link element let in.
     pub(crate) connections: &'a dyn Fn(&OpenLink) -> u64,
+    /// How many connections of each family a container may have open; none means any.
+    pub(crate) max_connections: Option<NonZeroU32>,
+    /// How many an endpoint has opened and still has, of the family that has more.
+    pub(crate) opened: &'a dyn Fn(&Endpoint) -> u64,
 }
 
 impl Explainer<'_> {
@@ -105,7 +110,27 @@ impl Explainer<'_> {
             (None, Some(to)) => self.inward(&question.from, to, question.port, &mut told),
             (None, None) => self.to_host(question, &mut told),
         }
+        if let Some(from) = from.first().filter(|_| told.is_reachable()) {
+            self.limit(from, &mut told);
+        }
         Ok(told)
+    }
+
+    fn limit(&self, from: &Endpoint, told: &mut Explanation) {
+        let opened = (self.opened)(from);
+        if self
+            .max_connections
+            .is_some_and(|limit| opened >= limit.get().into())
+        {
+            told.stops(
+                "rule",
+                format!(
+                    "{} has {opened} connections open and may have no more (rule connection_limit)",
+                    from.name
+                ),
+                "let it close some, or give netd another --max-connections".to_owned(),
+            );
+        }
     }
 
     /// The endpoints that a party is, one for each of its networks; none for outsiders.

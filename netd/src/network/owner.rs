@@ -379,6 +379,9 @@ impl Owner {
             device::remove(&mut self.routing, &endpoint.id),
             // A port that is there is pinned: without its pins it could speak as another.
             self.close(&pins),
+            self.firewall
+                .forget(&endpoint.addresses)
+                .map_err(NetworkError::from),
             if netns_stays {
                 Ok(())
             } else {

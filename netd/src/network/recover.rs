@@ -61,6 +61,7 @@ impl Owner {
         }
         let layout = Layout {
             host_access: config.host_access,
+            max_connections: config.max_connections,
         };
         let firewall =
             Firewall::adopt(&layout, &registry.elements()).map_err(NetworkError::from)?;

@@ -1,10 +1,11 @@
 //! What passed, by link and by published port: the kernel's counters beside what they
 //! belong to. Read on demand, on a thread of the caller.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::error::{NetworkError, device};
-use super::model::{Endpoint, Protocol};
+use super::model::{Addresses, Endpoint, Protocol};
 use super::registry::{LinkStatus, Registry};
 use crate::firewall::counter::{Counter, Counters};
 use crate::firewall::port::Run;
@@ -63,6 +64,13 @@ impl Snapshot {
         };
         traffic.open_connections = count(self.flows.iter().filter(is_between));
         traffic
+    }
+
+    /// How many connections an endpoint has opened and still has, of the family that has more.
+    pub(crate) fn opened_by(&self, endpoint: &Endpoint) -> u64 {
+        let of = |ip: IpAddr| count_all(self.flows.iter().filter(|entry| entry.source == ip));
+        let Addresses { ipv4, ipv6 } = endpoint.addresses;
+        of(ipv4.into()).max(of(ipv6.into()))
     }
 
     /// What passed through a run of published ports of an endpoint.
@@ -166,11 +174,14 @@ pub(crate) fn links(registry: &Registry) -> Result<Vec<(LinkStatus, Traffic)>, N
 }
 
 fn count<'a>(entries: impl Iterator<Item = &'a Entry>) -> u64 {
-    entries
-        .filter(|entry| {
-            [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
-                .iter()
-                .any(|protocol| protocol.number() == entry.protocol)
-        })
-        .fold(0, |sum, _| sum + 1)
+    count_all(entries.filter(|entry| {
+        [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
+            .iter()
+            .any(|protocol| protocol.number() == entry.protocol)
+    }))
+}
+
+fn count_all<'a>(entries: impl Iterator<Item = &'a Entry>) -> u64 {
+    let open = entries.filter(|entry| !entry.is_closed);
+    open.fold(0, |sum, _| sum + 1)
 }

@@ -2,12 +2,11 @@
 //! and lets the model answer.
 
 use std::net::IpAddr;
-use std::path::Path;
 
 use linkspan_proto::net_v1 as wire;
 
 use super::convert;
-use crate::firewall::HostAccess;
+use crate::config::Config;
 use crate::network::explain::{Explainer, Explanation, Party, Question, Step};
 use crate::network::{InvalidValue, NetworkError, Registry, listener, traffic};
 
@@ -31,13 +30,15 @@ pub(super) fn question(request: &wire::ExplainRequest) -> Result<Question, Netwo
 pub(super) fn answer(
     question: &Question,
     registry: &Registry,
-    netns_directory: &Path,
-    host_access: HostAccess,
+    config: &Config,
 ) -> Result<wire::ExplainResponse, NetworkError> {
     let counted = traffic::Snapshot::take()?;
+    let netns_directory = config.netns_directory();
     let explainer = Explainer {
         registry,
-        host_access,
+        host_access: config.host_access,
+        max_connections: config.max_connections,
+        opened: &|endpoint| counted.opened_by(endpoint),
         listens: &|endpoint, port| {
             let netns = netns_directory.join(endpoint.sandbox.as_str());
             listener::listening(&netns, port.protocol, port.number)

@@ -232,9 +232,8 @@ impl NetworkService for NetworkEdge {
     ) -> Result<Response<wire::ExplainResponse>, Status> {
         let question = explain::question(&request.into_inner()).map_err(status::of)?;
         let registry = self.handle.registry();
-        let netns = self.info.config.netns_directory();
-        let access = self.info.config.host_access;
-        let answer = self.counted(move || explain::answer(&question, &registry, &netns, access));
+        let config = self.info.config.clone();
+        let answer = self.counted(move || explain::answer(&question, &registry, &config));
         Ok(Response::new(answer.await?))
     }
 

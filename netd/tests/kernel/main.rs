@@ -11,6 +11,7 @@ mod adoption;
 mod answers;
 mod golden;
 mod lan;
+mod limit;
 mod links;
 mod live;
 mod names;

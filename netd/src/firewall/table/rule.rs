@@ -137,6 +137,17 @@ impl Rule {
         self
     }
 
+    /// Holds if the sender has more connections than a number in the share of this one.
+    pub(super) fn exceeds(mut self, source: Field, set: SetName, shares: u32, limit: u32) -> Self {
+        let share = source.words();
+        self.load_all(&[source, Field::ConnectionId]);
+        let mask = (shares - 1).to_ne_bytes().to_vec();
+        self.expressions.push(Expression::Mask(share, mask));
+        self.expressions
+            .push(Expression::CountConnections(set.as_str(), 0, limit));
+        self
+    }
+
     pub(super) fn accept(mut self) -> Self {
         self.expressions.push(Expression::Verdict(Verdict::Accept));
         self

@@ -53,6 +53,10 @@ pub(crate) enum SetName {
     Traffic4,
     /// Container address, protocol, published container ports; counts packets.
     Traffic6,
+    /// Container address, share of its connections; the kernel adds elements itself.
+    Connections4,
+    /// Container address, share of its connections; the kernel adds elements itself.
+    Connections6,
 }
 
 /// A data type of nft(8), which only matters to whoever lists the rules.
@@ -68,6 +72,8 @@ pub(crate) enum DataType {
     Protocol = 12,
     /// A port.
     Service = 13,
+    /// A number in machine order.
+    Mark = 19,
     /// The name of a device.
     Ifname = 41,
 }
@@ -79,14 +85,14 @@ impl DataType {
             Self::Protocol => 1,
             Self::Service => 2,
             Self::Ether => 6,
-            Self::Ipv4 | Self::Ipv6 | Self::Ifname => self.length(),
+            Self::Ipv4 | Self::Ipv6 | Self::Mark | Self::Ifname => self.length(),
         }
     }
 
     /// How many bytes of key it takes.
     pub(crate) fn length(self) -> u32 {
         match self {
-            Self::Protocol | Self::Service | Self::Ipv4 => 4,
+            Self::Protocol | Self::Service | Self::Ipv4 | Self::Mark => 4,
             Self::Ether => 8,
             Self::Ipv6 | Self::Ifname => 16,
         }
@@ -95,7 +101,7 @@ impl DataType {
 
 impl SetName {
     /// Every set.
-    pub(crate) const ALL: [Self; 24] = [
+    pub(crate) const ALL: [Self; 26] = [
         Self::Ports,
         Self::Pins4,
         Self::Pins6,
@@ -120,6 +126,8 @@ impl SetName {
         Self::HostRanges6,
         Self::Traffic4,
         Self::Traffic6,
+        Self::Connections4,
+        Self::Connections6,
     ];
 
     /// The name in the kernel.
@@ -149,6 +157,8 @@ impl SetName {
             Self::HostRanges6 => "host_ranges6",
             Self::Traffic4 => "traffic4",
             Self::Traffic6 => "traffic6",
+            Self::Connections4 => "connections4",
+            Self::Connections6 => "connections6",
         }
     }
 
@@ -162,7 +172,7 @@ impl SetName {
 
     /// The fields of a key.
     pub(crate) fn key(self) -> &'static [DataType] {
-        use DataType::{Ether, Ifname, Ipv4, Ipv6, Protocol, Service};
+        use DataType::{Ether, Ifname, Ipv4, Ipv6, Mark, Protocol, Service};
         match self {
             Self::Ports | Self::Bridges | Self::Internal => &[Ifname],
             Self::Open => &[Ifname, Ifname],
@@ -181,6 +191,8 @@ impl SetName {
             }
             Self::HostPublished4 | Self::HostRanges4 | Self::Traffic4 => &[Ipv4, Protocol, Service],
             Self::HostPublished6 | Self::HostRanges6 | Self::Traffic6 => &[Ipv6, Protocol, Service],
+            Self::Connections4 => &[Ipv4, Mark],
+            Self::Connections6 => &[Ipv6, Mark],
         }
     }
 
@@ -207,6 +219,13 @@ impl SetName {
                 | Self::Traffic4
                 | Self::Traffic6
         )
+    }
+
+    /// How many elements a set may have that the kernel adds itself; none for a set of ours.
+    pub(crate) fn dynamic_size(self) -> Option<u32> {
+        // Every share of every container of more than two full bridges.
+        const SIZE: u32 = 1 << 16;
+        matches!(self, Self::Connections4 | Self::Connections6).then_some(SIZE)
     }
 
     /// What every element does when it is found.
