@@ -68,18 +68,21 @@ impl Reserver<'_> {
         let mut taken = self.held.to_vec();
         for index in order {
             let mapping = &mappings[index];
-            slots[index] = match &mapping.host_port {
-                HostPort::OneOf(range) => self.one_of(mapping, range, &taken)?,
-                HostPort::Any => {
-                    let reservations = self.any(mapping, &taken)?;
-                    kept.retain(|kept| !is_for(kept, mapping));
-                    kept.push(KeptPort {
-                        port: mapping.port,
-                        host_ip: mapping.host_ip,
-                        host_port: reservations[0].published.host_port,
-                    });
-                    reservations
-                }
+            let choice = match &mapping.host_port {
+                HostPort::OneOf(range) => range,
+                HostPort::Any => self.range,
+            };
+            slots[index] = if choice.len() == 1 {
+                self.exactly(mapping, *choice.start(), &taken)?
+            } else {
+                let reservations = self.any_of(mapping, choice, &taken)?;
+                kept.retain(|kept| !is_for(kept, mapping));
+                kept.push(KeptPort {
+                    port: mapping.port,
+                    host_ip: mapping.host_ip,
+                    host_port: reservations[0].published.host_port,
+                });
+                reservations
             };
             taken.extend(slots[index].iter().map(|slot| slot.published));
         }
@@ -89,41 +92,38 @@ impl Reserver<'_> {
         })
     }
 
-    fn one_of(
+    fn exactly(
+        &self,
+        mapping: &PortMapping,
+        host_port: u16,
+        taken: &[PublishedPort],
+    ) -> Result<Vec<Reservation>, NetworkError> {
+        self.reserve_at(mapping, host_port, taken)
+            .map_err(|failure| {
+                if failure.is_conflict() {
+                    self.conflict(mapping, failure.ip, host_port, taken)
+                } else {
+                    failure.into()
+                }
+            })
+    }
+
+    /// The port that the name had, else the lowest that is free and kept for nobody,
+    /// else the lowest that is free.
+    fn any_of(
         &self,
         mapping: &PortMapping,
         range: &RangeInclusive<u16>,
         taken: &[PublishedPort],
     ) -> Result<Vec<Reservation>, NetworkError> {
-        for host_port in range.clone() {
-            match self.reserve_at(mapping, host_port, taken) {
-                Ok(reservations) => return Ok(reservations),
-                Err(failure) if failure.is_conflict() => {
-                    if range.len() == 1 {
-                        let ip = failure.ip;
-                        return Err(self.conflict(mapping, ip, host_port, taken));
-                    }
-                }
-                Err(failure) => return Err(failure.into()),
-            }
-        }
-        Err(exhausted(mapping, range))
-    }
-
-    /// The port that the name had, else the lowest that is free and kept for nobody,
-    /// else the lowest that is free.
-    fn any(
-        &self,
-        mapping: &PortMapping,
-        taken: &[PublishedPort],
-    ) -> Result<Vec<Reservation>, NetworkError> {
-        let had = self.kept.iter().find(|kept| is_for(kept, mapping));
+        let mut had = self.kept.iter().filter(|kept| is_for(kept, mapping));
         let claimed = &self.claimed;
         let candidates = had
+            .find(|kept| range.contains(&kept.host_port))
             .map(|kept| kept.host_port)
             .into_iter()
-            .chain(self.range.clone().filter(|port| !claimed.contains(port)))
-            .chain(self.range.clone().filter(|port| claimed.contains(port)));
+            .chain(range.clone().filter(|port| !claimed.contains(port)))
+            .chain(range.clone().filter(|port| claimed.contains(port)));
         for host_port in candidates {
             match self.reserve_at(mapping, host_port, taken) {
                 Ok(reservations) => return Ok(reservations),
@@ -131,7 +131,7 @@ impl Reserver<'_> {
                 Err(failure) => return Err(failure.into()),
             }
         }
-        Err(exhausted(mapping, self.range))
+        Err(exhausted(mapping, range))
     }
 
     /// Reserves one number at every address that a mapping means. Where the kernel has no
