@@ -6,6 +6,8 @@
 
 mod engine;
 mod measure;
+mod paths;
+pub(crate) mod traffic;
 
 use std::ffi::OsString;
 use std::fs;
@@ -26,6 +28,23 @@ const COLUMNS: [(&str, &str); 5] = [
     ("idle_kib", "idle container, KiB"),
     ("publish_300_ms", "publish 300 ports, ms"),
     ("remove_300_ms", "remove 300 ports, ms"),
+];
+
+/// What is measured of the paths of packets, by its name in JSON and in the table.
+const PATHS: [(&str, &str); 10] = [
+    ("ports", "ports"),
+    ("publish_ms", "publish them, ms"),
+    ("remove_ms", "remove them, ms"),
+    ("connect_us", "new connection, µs"),
+    ("connect_with_ports", "with the ports"),
+    ("gbit_with_ports", "throughput with the ports"),
+    ("containers", "containers"),
+    ("connect_with_containers", "new connection with them"),
+    ("gbit_with_containers", "throughput with them"),
+    (
+        "between_of_plain",
+        "container to container, of a plain bridge",
+    ),
 ];
 
 /// How the results are shown.
@@ -56,7 +75,7 @@ pub(crate) fn run(format: Format) -> anyhow::Result<ExitCode> {
     let results: Value = serde_json::from_str(&text).context("read the results")?;
     match format {
         Format::Json => println!("{results:#}"),
-        Format::Table => print!("{}", table(&results)),
+        Format::Table => print!("{}\n{}", table(&results), paths_table(&results)),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -173,6 +192,38 @@ fn table(results: &Value) -> String {
             .collect();
         let name = engine["engine"].as_str().unwrap_or_default();
         text.push_str(&format!("| {name} | {} |\n", cells.join(" | ")));
+    }
+    text
+}
+
+/// The paths of packets as a table of Markdown: one row for each thing, since they are many.
+/// What is said `with` something is a ratio to what is measured without.
+fn paths_table(results: &Value) -> String {
+    let engines = results["engines"].as_array().cloned().unwrap_or_default();
+    let measured: Vec<&Value> = engines
+        .iter()
+        .filter(|engine| engine["paths"].is_object())
+        .collect();
+    let names: Vec<&str> = measured
+        .iter()
+        .filter_map(|engine| engine["engine"].as_str())
+        .collect();
+    let mut text = format!(
+        "| a published port | {} |\n|---|{}\n",
+        names.join(" | "),
+        "---:|".repeat(names.len())
+    );
+    for (name, head) in PATHS {
+        let cells: Vec<String> = measured
+            .iter()
+            .map(|engine| match (&engine["paths"][name], name) {
+                (value, "ports" | "containers") => value.to_string(),
+                (value, _) => value
+                    .as_f64()
+                    .map_or_else(|| "–".to_owned(), |value| format!("{value:.2}")),
+            })
+            .collect();
+        text.push_str(&format!("| {head} | {} |\n", cells.join(" | ")));
     }
     text
 }

@@ -48,6 +48,12 @@ enum Command {
         /// Set for the process that measures another engine
         #[arg(long, hide = true)]
         reference: Option<String>,
+        /// Set for the server at the end of a measured path
+        #[arg(long, hide = true, value_name = "PORT")]
+        serve: Option<u16>,
+        /// Set for the client at its other end
+        #[arg(long, hide = true, value_name = "ADDRESS")]
+        probe: Option<String>,
     },
     /// Run every check of the code itself
     Check,
@@ -90,9 +96,16 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Codegen { check } => codegen::run(check),
         Command::Bench {
+            serve: Some(port), ..
+        } => bench::traffic::serve(port).map(|()| ExitCode::SUCCESS),
+        Command::Bench {
+            probe: Some(place), ..
+        } => bench::traffic::probe(&place).map(|()| ExitCode::SUCCESS),
+        Command::Bench {
             json,
             inside,
             reference,
+            ..
         } => match (reference, inside.first()) {
             (Some(name), Some(busybox)) => bench::reference(&name, busybox),
             (_, Some(_)) => bench::inside(&inside),

@@ -66,6 +66,11 @@ impl Engine {
         matches!(self, Self::Linkspan | Self::Docker | Self::Podman)
     }
 
+    /// Whether the paths of its packets are measured: those of a daemon with networks.
+    pub(super) fn has_paths(self) -> bool {
+        matches!(self, Self::Linkspan | Self::Docker)
+    }
+
     /// The program that stays with each container.
     pub(super) fn monitor(self) -> &'static str {
         match self {
@@ -101,6 +106,23 @@ impl Engine {
             .args(flags);
         command.args(["busybox", "sleep", "1000"]);
         command
+    }
+
+    /// The first process of a container that runs.
+    pub(super) fn pid(self, state: &Path, id: &str) -> anyhow::Result<u32> {
+        let text = self.inspect(state, "{{.State.Pid}}", id)?;
+        text.parse().context("a process")
+    }
+
+    /// The address of a container on the default network.
+    pub(super) fn address(self, state: &Path, id: &str) -> anyhow::Result<String> {
+        self.inspect(state, "{{.NetworkSettings.IPAddress}}", id)
+    }
+
+    fn inspect(self, state: &Path, template: &str, id: &str) -> anyhow::Result<String> {
+        let mut command = self.command(state);
+        let text = workspace::output(command.args(["inspect", "-f", template, id]))?;
+        Ok(text.trim().to_owned())
     }
 
     /// Removes containers that run.

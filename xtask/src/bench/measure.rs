@@ -11,6 +11,7 @@ use anyhow::Context;
 use serde_json::{Value, json};
 
 use super::engine::Engine;
+use super::paths;
 use crate::workspace;
 
 const ONE_AT_A_TIME: usize = 30;
@@ -46,6 +47,9 @@ pub(super) fn all(engine: Engine, state: &Path) -> anyhow::Result<Value> {
     }
     result["publish_300_ms"] = json!(median(publish));
     result["remove_300_ms"] = json!(median(remove));
+    if engine.has_paths() {
+        result["paths"] = paths::all(engine, state)?;
+    }
     Ok(result)
 }
 

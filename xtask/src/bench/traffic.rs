@@ -1,0 +1,167 @@
+//! The two ends of a measured path, each a process in a network namespace of its own: a
+//! server that takes everything, and a client that says how long it took.
+
+use std::io::{Read, Write};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use crate::workspace;
+
+/// How many connections a latency is the median of.
+const CONNECTIONS: usize = 3000;
+/// How long a throughput is measured.
+const STREAM: Duration = Duration::from_secs(2);
+/// How long a peer may take.
+const DEADLINE: Duration = Duration::from_secs(10);
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// What is measured on a path.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Path {
+    /// The median time of a new connection, in microseconds.
+    pub(super) connect_us: f64,
+    /// What one connection carries, in billions of bits a second.
+    pub(super) gbit: f64,
+}
+
+impl Path {
+    /// The middle between two.
+    pub(super) fn between(self, other: Self) -> Self {
+        Self {
+            connect_us: f64::midpoint(self.connect_us, other.connect_us),
+            gbit: f64::midpoint(self.gbit, other.gbit),
+        }
+    }
+}
+
+/// A process that goes on until it is dropped.
+#[derive(Debug)]
+pub(super) struct Helper(Child);
+
+impl Helper {
+    pub(super) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// A process that holds a new network namespace with nothing but `lo`.
+pub(super) fn namespace() -> anyhow::Result<Helper> {
+    let child = Command::new("unshare")
+        .args([
+            "--net",
+            "sh",
+            "-c",
+            "ip link set lo up; echo; exec sleep 100000",
+        ])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("run unshare")?;
+    ready(child)
+}
+
+/// Takes all that is sent to a port in the namespace of a process.
+pub(super) fn server(pid: u32, port: u16) -> anyhow::Result<Helper> {
+    let child = within(pid, &["--serve", &port.to_string()])?
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("run the server")?;
+    ready(child)
+}
+
+/// Measures the path from the namespace of a process to an address.
+pub(super) fn measure(pid: u32, address: &str, port: u16) -> anyhow::Result<Path> {
+    let place = SocketAddr::new(address.parse().context("an address")?, port).to_string();
+    let text = workspace::output(&mut within(pid, &["--probe", &place])?)?;
+    let mut numbers = text.split_whitespace().map(str::parse);
+    let mut next = || {
+        numbers
+            .next()
+            .context("the probe says nothing")?
+            .context("a number")
+    };
+    Ok(Path {
+        connect_us: next()?,
+        gbit: next()?,
+    })
+}
+
+/// Waits until a helper has written its line.
+fn ready(mut child: Child) -> anyhow::Result<Helper> {
+    let stdout = child.stdout.take();
+    let helper = Helper(child);
+    let mut byte = [0];
+    stdout
+        .context("a pipe")?
+        .read_exact(&mut byte)
+        .context("the helper ended")?;
+    Ok(helper)
+}
+
+/// This program in the network namespace of a process.
+fn within(pid: u32, arguments: &[&str]) -> anyhow::Result<Command> {
+    let mut command = Command::new("nsenter");
+    command
+        .arg(format!("--net=/proc/{pid}/ns/net"))
+        .arg(std::env::current_exe().context("find this program")?)
+        .arg("bench")
+        .args(arguments);
+    Ok(command)
+}
+
+/// The server's side; never ends.
+#[expect(clippy::print_stdout, reason = "the line says that it listens")]
+pub(crate) fn serve(port: u16) -> anyhow::Result<()> {
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).context("listen")?;
+    println!("ready");
+    for stream in listener.incoming() {
+        let mut stream = stream.context("accept")?;
+        thread::spawn(move || {
+            let mut buffer = vec![0; CHUNK_BYTES];
+            while matches!(stream.read(&mut buffer), Ok(length) if length > 0) {}
+        });
+    }
+    Ok(())
+}
+
+/// The client's side: the median of many connections, and what one carries.
+#[expect(clippy::print_stdout, reason = "the result is the output")]
+pub(crate) fn probe(place: &str) -> anyhow::Result<()> {
+    let place: SocketAddr = place.parse().context("an address")?;
+    let connect = || TcpStream::connect_timeout(&place, DEADLINE).context("connect");
+    let mut times = Vec::with_capacity(CONNECTIONS);
+    for _ in 0..CONNECTIONS {
+        let begin = Instant::now();
+        let stream = connect()?;
+        times.push(begin.elapsed());
+        drop(stream);
+    }
+    times.sort();
+    let median = times[times.len() / 2].as_secs_f64() * 1e6;
+    let mut stream = connect()?;
+    stream.set_write_timeout(Some(DEADLINE))?;
+    let chunk = vec![0; CHUNK_BYTES];
+    let (begin, mut bytes) = (Instant::now(), 0_u32);
+    let mut chunks = 0.0;
+    while begin.elapsed() < STREAM {
+        stream.write_all(&chunk).context("send")?;
+        bytes = u32::try_from(chunk.len()).unwrap_or(bytes);
+        chunks += 1.0;
+    }
+    let bits = chunks * f64::from(bytes) * 8.0;
+    println!("{median} {}", bits / begin.elapsed().as_secs_f64() / 1e9);
+    Ok(())
+}
