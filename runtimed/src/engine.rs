@@ -21,6 +21,9 @@ use crate::image::layer::remove_tree;
 use crate::network_client::NetworkClient;
 use crate::store::Store;
 
+/// How many digits of an id people see.
+const SHORT_ID: usize = 12;
+
 /// The engine.
 #[derive(Debug)]
 pub(crate) struct Engine {
@@ -222,9 +225,16 @@ impl Engine {
 }
 
 impl Index {
-    /// Gives a name to an id; fails with the id that holds it.
+    /// Gives a name to an id; fails with the id that holds it. What people take for the id of
+    /// another container is no name: a command would reach the wrong one.
     fn take_name(&mut self, name: &str, id: &str) -> std::result::Result<(), String> {
         if let Some(holder) = self.ids.get(name) {
+            return Err(holder.clone());
+        }
+        let looks_like_an_id =
+            name.len() >= SHORT_ID && name.bytes().all(|b| b.is_ascii_hexdigit());
+        let mut others = self.by_id.keys().filter(|other| *other != id);
+        if looks_like_an_id && let Some(holder) = others.find(|other| other.starts_with(name)) {
             return Err(holder.clone());
         }
         self.ids.insert(name.to_owned(), id.to_owned());
