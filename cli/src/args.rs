@@ -2,6 +2,7 @@
 
 pub(crate) mod create;
 pub(crate) mod environment;
+pub(crate) mod health;
 pub(crate) mod link;
 pub(crate) mod live;
 pub(crate) mod network;

@@ -19,6 +19,7 @@ pub(crate) mod convert;
 pub(crate) mod create;
 pub(crate) mod environment;
 pub(crate) mod files;
+pub(crate) mod health;
 pub(crate) mod hosts;
 pub(crate) mod launch;
 pub(crate) mod link;
@@ -42,6 +43,7 @@ use std::time::Duration;
 use linkspan_proto::shim_v1::{FailureKind, TerminalSize};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::health::Health;
 use self::name::NameError;
 use self::network::NetworkConfig;
 use self::ports::HostPorts;
@@ -181,6 +183,8 @@ pub(crate) struct View {
     pub(crate) record: Record,
     pub(crate) run: Option<Run>,
     pub(crate) state: State,
+    /// None without a health check, or while it does not run.
+    pub(crate) health: Option<Health>,
     /// How many runs have ended since this process took the container over.
     pub(crate) ended_runs: u64,
     /// The container is gone; this is the last view.

@@ -12,6 +12,7 @@
 //! **Invariant:** one thread at a time changes the store. Readers see a snapshot.
 
 pub(crate) mod archive;
+mod health;
 pub(crate) mod import;
 pub(crate) mod layer;
 pub(crate) mod reader;
@@ -335,7 +336,9 @@ impl Images {
                 names.push(text.parse::<Reference>()?.to_string());
             }
             let layers = self.keep_layers(archive, planned)?;
-            images.push(image_record(planned.id.clone(), &planned.config, layers)?);
+            let mut record = image_record(planned.id.clone(), &planned.config, layers)?;
+            record.config.health_check.clone_from(&planned.health_check);
+            images.push(record);
             references.extend(names.iter().map(|name| (name.clone(), planned.id.clone())));
             loaded.push(Loaded {
                 id: planned.id.clone(),
@@ -576,6 +579,7 @@ fn image_record(
                 .into_iter()
                 .collect(),
             stop_signal: config.stop_signal().clone().unwrap_or_default(),
+            health_check: None,
         },
         layers,
     })

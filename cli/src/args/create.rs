@@ -7,6 +7,7 @@ use clap::Args;
 use linkspan_proto::runtime_v1::{ContainerConfig, CreateContainerRequest, HostConfig};
 
 use super::environment;
+use super::health::HealthArguments;
 use super::link;
 use super::network;
 use super::port;
@@ -45,7 +46,7 @@ pub(crate) struct CreateArguments {
     #[arg(
         long,
         value_name = "LINK",
-        help = "Link to a container: NAME[:ALIAS][,env=all|none|PATTERN][,ports=PORT[+PORT]][,wait=started|port][,timeout=60s]"
+        help = "Link to a container: NAME[:ALIAS][,env=all|none|PATTERN][,ports=PORT[+PORT]][,wait=started|port|healthy][,timeout=60s]"
     )]
     pub(crate) link: Vec<String>,
     /// A variable, NAME=VALUE, or NAME for the caller's value
@@ -153,6 +154,8 @@ pub(crate) struct CreateArguments {
     /// Seconds to wait before SIGKILL
     #[arg(long, value_name = "SECONDS")]
     pub(crate) stop_timeout: Option<i64>,
+    #[command(flatten)]
+    pub(crate) health: HealthArguments,
     /// Write the id to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) cidfile: Option<PathBuf>,
@@ -250,6 +253,7 @@ impl CreateArguments {
             stop_timeout: self
                 .stop_timeout
                 .map(|seconds| prost_types::Duration { seconds, nanos: 0 }),
+            health_check: self.health.to_check()?,
         };
         Ok(CreateContainerRequest {
             name: self.name.clone().unwrap_or_default(),

@@ -7,8 +7,7 @@ use linkspan_proto::runtime_v1::{LinkConfig, LinkWait};
 use super::port::parse_expose;
 
 /// What a wrong option is told.
-const OPTIONS: &str =
-    "known are env=all|none|PATTERN, ports=PORT[+PORT…], wait=started|port and timeout=DURATION";
+const OPTIONS: &str = "known are env=all|none|PATTERN, ports=PORT[+PORT…], wait=started|port|healthy and timeout=DURATION";
 
 /// Reads `NAME[:ALIAS][,OPTION=VALUE…]`, or `/NAME:/CONSUMER/ALIAS` as inspect prints it.
 pub(crate) fn parse(text: &str) -> anyhow::Result<LinkConfig> {
@@ -28,7 +27,7 @@ pub(crate) fn parse(text: &str) -> anyhow::Result<LinkConfig> {
         }
     }
     if link.timeout.is_some() && link.wait() == LinkWait::Unspecified {
-        bail!("invalid --link `{text}`: a timeout needs wait=started or wait=port");
+        bail!("invalid --link `{text}`: a timeout needs wait=started, wait=port or wait=healthy");
     }
     Ok(link)
 }
@@ -64,10 +63,10 @@ fn apply(link: &mut LinkConfig, key: &str, value: &str) -> anyhow::Result<()> {
         ("ports" | "port", _) => link.ports.extend(ports(value)?),
         ("wait", "started") => link.set_wait(LinkWait::Started),
         ("wait", "port") => link.set_wait(LinkWait::Port),
-        ("wait", "healthy") => bail!(
-            "there are no health checks yet, so nothing can be waited for with wait=healthy; wait=port waits until the source listens"
-        ),
-        ("wait", _) => bail!("`{value}` is nothing to wait for; known are started and port"),
+        ("wait", "healthy") => link.set_wait(LinkWait::Healthy),
+        ("wait", _) => {
+            bail!("`{value}` is nothing to wait for; known are started, port and healthy")
+        }
         ("timeout", _) => link.timeout = Some(duration(value)?),
         _ => bail!("`{key}={value}` is not an option; {OPTIONS}"),
     }
@@ -84,7 +83,7 @@ fn ports(text: &str) -> anyhow::Result<Vec<Port>> {
 }
 
 /// Reads `500ms`, `60s`, `2m`, `1h`, or seconds.
-fn duration(text: &str) -> anyhow::Result<prost_types::Duration> {
+pub(super) fn duration(text: &str) -> anyhow::Result<prost_types::Duration> {
     let units = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
     let unit = units.iter().find_map(|(unit, factor)| {
         let number = text.strip_suffix(unit)?;

@@ -20,7 +20,7 @@ pub(crate) enum LinkCommand {
         consumer: String,
         #[arg(
             value_name = "LINK",
-            help = "What it links to: NAME[:ALIAS][,env=all|none|PATTERN][,ports=PORT[+PORT]][,wait=started|port][,timeout=60s]"
+            help = "What it links to: NAME[:ALIAS][,env=all|none|PATTERN][,ports=PORT[+PORT]][,wait=started|port|healthy][,timeout=60s]"
         )]
         link: String,
     },

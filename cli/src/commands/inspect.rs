@@ -10,7 +10,7 @@ use linkspan_proto::runtime_v1 as wire;
 use serde_json::{Map, Value as Json, json};
 
 use super::network;
-use super::ps::state_word;
+use super::ps::{health_word, state_word};
 use super::time::rfc3339;
 use crate::args::InspectArguments;
 use crate::client::Client;
@@ -129,6 +129,7 @@ fn container_json(container: &wire::Container) -> Json {
             "Error": container.error,
             "StartedAt": rfc3339(container.started_at.as_ref()),
             "FinishedAt": rfc3339(container.finished_at.as_ref()),
+            "Health": health_json(container),
         },
         "Image": container.image_id,
         "ResolvConfPath": container.resolv_conf_path,
@@ -179,6 +180,48 @@ fn config_json(container: &wire::Container, config: &wire::ContainerConfig) -> J
         "Labels": labels,
         "StopSignal": config.stop_signal,
         "StopTimeout": config.stop_timeout.as_ref().map(|timeout| timeout.seconds),
+        "Healthcheck": config.health_check.as_ref().map(check_json),
+    })
+}
+
+/// A health check as Docker's users know it: times in nanoseconds.
+fn check_json(check: &wire::HealthCheck) -> Json {
+    let nanoseconds = |time: &Option<prost_types::Duration>| {
+        time.map_or(0, |time| {
+            time.seconds * 1_000_000_000 + i64::from(time.nanos)
+        })
+    };
+    json!({
+        "Test": check.test,
+        "Interval": nanoseconds(&check.interval),
+        "Timeout": nanoseconds(&check.timeout),
+        "StartPeriod": nanoseconds(&check.start_period),
+        "StartInterval": nanoseconds(&check.start_interval),
+        "Retries": check.retries,
+    })
+}
+
+/// Null without a health check.
+fn health_json(container: &wire::Container) -> Json {
+    let Some(health) = &container.health else {
+        return Json::Null;
+    };
+    let log: Vec<Json> = health
+        .log
+        .iter()
+        .map(|probe| {
+            json!({
+                "Start": rfc3339(probe.started_at.as_ref()),
+                "End": rfc3339(probe.ended_at.as_ref()),
+                "ExitCode": probe.exit_code,
+                "Output": probe.output,
+            })
+        })
+        .collect();
+    json!({
+        "Status": health_word(container),
+        "FailingStreak": health.failing_streak,
+        "Log": log,
     })
 }
 

@@ -163,6 +163,7 @@ fn object(view: &wire::LinkView) -> Json {
                 wire::LinkWait::Unspecified => "",
                 wire::LinkWait::Started => "started",
                 wire::LinkWait::Port => "port",
+                wire::LinkWait::Healthy => "healthy",
             },
             "TimeoutMs": timeout,
         },

@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use linkspan_proto::net::protocol_name;
 use linkspan_proto::net_v1::PortMapping;
-use linkspan_proto::runtime_v1::{Container, ContainerState, ListContainersRequest};
+use linkspan_proto::runtime_v1::{
+    Container, ContainerState, Health, HealthStatus, ListContainersRequest,
+};
 use serde_json::{Value as Json, json};
 
 use super::time::{rfc3339, seconds_since};
@@ -149,8 +151,19 @@ fn fields(container: &Container, whole: bool) -> Json {
         "Ports": ports(container),
         "Names": container.name,
         "Labels": labels.join(","),
-        "Networks": "bridge",
+        "Networks": networks(container),
+        "HealthStatus": health_word(container),
     })
+}
+
+/// The networks of a container, or what it has instead.
+fn networks(container: &Container) -> String {
+    let host = container.host_config.clone().unwrap_or_default();
+    let mut names: Vec<String> = host.networks.into_iter().map(|n| n.network).collect();
+    if names.is_empty() {
+        names.push(host.network_mode);
+    }
+    names.join(",")
 }
 
 /// The word that Docker's users know.
@@ -166,13 +179,30 @@ pub(super) fn state_word(state: ContainerState) -> &'static str {
     }
 }
 
+/// What is known of the health of a container, in the word that Docker's users know.
+pub(super) fn health_word(container: &Container) -> &'static str {
+    match container.health.as_ref().map(Health::status) {
+        None | Some(HealthStatus::Unspecified) => "none",
+        Some(HealthStatus::Starting) => "starting",
+        Some(HealthStatus::Healthy) => "healthy",
+        Some(HealthStatus::Unhealthy) => "unhealthy",
+    }
+}
+
 fn status(container: &Container) -> String {
     let since = |time| human_duration(seconds_since(time));
     match container.state() {
         ContainerState::Unspecified | ContainerState::Creating | ContainerState::Created => {
             "Created".to_owned()
         }
-        ContainerState::Running => format!("Up {}", since(container.started_at.as_ref())),
+        ContainerState::Running => {
+            let up = format!("Up {}", since(container.started_at.as_ref()));
+            match health_word(container) {
+                "none" => up,
+                "starting" => format!("{up} (health: starting)"),
+                word => format!("{up} ({word})"),
+            }
+        }
         ContainerState::Paused => format!("Up {} (Paused)", since(container.started_at.as_ref())),
         ContainerState::Stopped => {
             format!(

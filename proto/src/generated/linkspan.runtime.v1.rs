@@ -53,6 +53,61 @@ pub struct ContainerConfig {
     /// How long a stop waits before SIGKILL; unset means 10 s.
     #[prost(message, optional, tag = "16")]
     pub stop_timeout: ::core::option::Option<::prost_types::Duration>,
+    /// How it is found out whether the container works; unset means the image's way.
+    #[prost(message, optional, tag = "17")]
+    pub health_check: ::core::option::Option<HealthCheck>,
+}
+/// HealthCheck is a command that is run in a container at intervals.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HealthCheck {
+    /// The command: "CMD" and its words, "CMD-SHELL" and one text for a shell, or "NONE" for
+    /// no check at all.
+    #[prost(string, repeated, tag = "1")]
+    pub test: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How long after a result it is run again, 1 s to 24 h; unset means 30 s.
+    #[prost(message, optional, tag = "2")]
+    pub interval: ::core::option::Option<::prost_types::Duration>,
+    /// How long it may take, 1 s to 24 h; unset means 30 s.
+    #[prost(message, optional, tag = "3")]
+    pub timeout: ::core::option::Option<::prost_types::Duration>,
+    /// How long failures of a container that is starting do not count; unset means not at all.
+    #[prost(message, optional, tag = "4")]
+    pub start_period: ::core::option::Option<::prost_types::Duration>,
+    /// The interval while that lasts, 1 s to 24 h; unset means 5 s.
+    #[prost(message, optional, tag = "5")]
+    pub start_interval: ::core::option::Option<::prost_types::Duration>,
+    /// How many failures in a row make a container unhealthy; 0 means 3.
+    #[prost(uint32, tag = "6")]
+    pub retries: u32,
+}
+/// Health is what is known of the health of a running container.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Health {
+    /// What the results say.
+    #[prost(enumeration = "HealthStatus", tag = "1")]
+    pub status: i32,
+    /// How many were bad in a row.
+    #[prost(uint32, tag = "2")]
+    pub failing_streak: u32,
+    /// The last five results, oldest first.
+    #[prost(message, repeated, tag = "3")]
+    pub log: ::prost::alloc::vec::Vec<HealthProbe>,
+}
+/// HealthProbe is one result of a health check.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HealthProbe {
+    /// When the command was started.
+    #[prost(message, optional, tag = "1")]
+    pub started_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it ended.
+    #[prost(message, optional, tag = "2")]
+    pub ended_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// Its exit code; -1 if it could not be run, or took too long.
+    #[prost(int32, tag = "3")]
+    pub exit_code: i32,
+    /// The first 4,096 bytes of what it wrote to each stream.
+    #[prost(string, tag = "4")]
+    pub output: ::prost::alloc::string::String,
 }
 /// HostConfig is how it runs on this host.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -276,6 +331,9 @@ pub struct Container {
     /// What netd gave it on each of its networks; only while it runs.
     #[prost(message, repeated, tag = "22")]
     pub networks: ::prost::alloc::vec::Vec<NetworkSettings>,
+    /// Whether it works; unset without a health check.
+    #[prost(message, optional, tag = "23")]
+    pub health: ::core::option::Option<Health>,
 }
 /// CreateContainerRequest describes the container to make.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -702,6 +760,43 @@ impl ContainerState {
         }
     }
 }
+/// HealthStatus is what the results of a health check say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum HealthStatus {
+    /// There is no check.
+    Unspecified = 0,
+    /// Nothing is known yet.
+    Starting = 1,
+    /// The last result was good.
+    Healthy = 2,
+    /// Several results in a row were bad.
+    Unhealthy = 3,
+}
+impl HealthStatus {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "HEALTH_STATUS_UNSPECIFIED",
+            Self::Starting => "HEALTH_STATUS_STARTING",
+            Self::Healthy => "HEALTH_STATUS_HEALTHY",
+            Self::Unhealthy => "HEALTH_STATUS_UNHEALTHY",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "HEALTH_STATUS_UNSPECIFIED" => Some(Self::Unspecified),
+            "HEALTH_STATUS_STARTING" => Some(Self::Starting),
+            "HEALTH_STATUS_HEALTHY" => Some(Self::Healthy),
+            "HEALTH_STATUS_UNHEALTHY" => Some(Self::Unhealthy),
+            _ => None,
+        }
+    }
+}
 /// LinkWait is what the start of a consumer waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -712,6 +807,8 @@ pub enum LinkWait {
     Started = 1,
     /// Until the source listens on every tcp port that the link opens.
     Port = 2,
+    /// Until the source's health check says that it is healthy.
+    Healthy = 3,
 }
 impl LinkWait {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -723,6 +820,7 @@ impl LinkWait {
             Self::Unspecified => "LINK_WAIT_UNSPECIFIED",
             Self::Started => "LINK_WAIT_STARTED",
             Self::Port => "LINK_WAIT_PORT",
+            Self::Healthy => "LINK_WAIT_HEALTHY",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -731,6 +829,7 @@ impl LinkWait {
             "LINK_WAIT_UNSPECIFIED" => Some(Self::Unspecified),
             "LINK_WAIT_STARTED" => Some(Self::Started),
             "LINK_WAIT_PORT" => Some(Self::Port),
+            "LINK_WAIT_HEALTHY" => Some(Self::Healthy),
             _ => None,
         }
     }

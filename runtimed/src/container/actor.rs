@@ -5,6 +5,7 @@
 //! steps of a start in [`super::launch`].
 
 mod adopt;
+mod health;
 mod links;
 mod networks;
 mod ports;
@@ -20,6 +21,7 @@ use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use self::health::{Ended, Monitor};
 use super::launch::{self, DownSources, Launched};
 use super::record::{LastRun, Record, Run};
 use super::state::{Admission, Request, State, admit};
@@ -50,6 +52,7 @@ struct Running {
     shim: ShimClient,
     events: mpsc::Receiver<ShimEvent>,
     stop: Option<Stop>,
+    monitor: Option<Monitor>,
 }
 
 /// A stop under way.
@@ -72,6 +75,8 @@ enum Next {
     Shim(Option<ShimEvent>),
     Deadline,
     NamesChanged,
+    HealthDue,
+    HealthResult(Ended),
 }
 
 /// Makes the handle of a container and starts its owner.
@@ -111,6 +116,7 @@ pub(crate) fn prepare(
         record: record.clone(),
         run: run.clone(),
         state,
+        health: None,
         ended_runs: 0,
         removed: false,
     };
@@ -145,6 +151,8 @@ impl Actor {
                 Next::Shim(Some(ShimEvent::Closed) | None) => Box::pin(self.shim_lost()).await,
                 Next::Deadline => self.stop_deadline().await,
                 Next::NamesChanged => self.refresh_hosts().await,
+                Next::HealthDue => Box::pin(self.health_due()).await,
+                Next::HealthResult(ended) => self.health_result(ended),
             }
         }
     }
@@ -156,10 +164,16 @@ impl Actor {
         };
         let deadline = running.stop.as_ref().map(|stop| stop.deadline);
         let linked = !self.record.host.links.is_empty();
+        let (due, results) = match &mut running.monitor {
+            Some(monitor) => (Some(monitor.due), Some(&mut monitor.results)),
+            None => (None, None),
+        };
         tokio::select! {
             event = running.events.recv() => Next::Shim(event),
             command = self.commands.recv() => Next::Command(command),
             () = until(deadline) => Next::Deadline,
+            () = until(due) => Next::HealthDue,
+            Some(ended) = received(results) => Next::HealthResult(ended),
             changed = names.changed(), if linked => match changed {
                 Ok(()) => Next::NamesChanged,
                 Err(_engine_gone) => Next::Command(None),
@@ -230,11 +244,17 @@ impl Actor {
 
     fn publish(&self, removed: bool) {
         let run = self.running.as_ref().map(|running| running.run.clone());
+        let monitor = self
+            .running
+            .as_ref()
+            .and_then(|running| running.monitor.as_ref());
+        let health = monitor.map(|monitor| monitor.health.clone());
         let (record, state, ended_runs) = (self.record.clone(), self.state(), self.ended_runs);
         self.view.send_replace(Arc::new(View {
             record,
             run,
             state,
+            health,
             ended_runs,
             removed,
         }));
@@ -317,6 +337,7 @@ impl Actor {
             shim,
             events,
             stop: None,
+            monitor: Monitor::new(self.record.config.health_check.as_ref()),
         });
         self.publish(false);
         self.engine.names_changed();
@@ -429,6 +450,7 @@ impl Actor {
             shim,
             events,
             stop,
+            monitor: _,
         }) = self.running.take()
         else {
             return;
@@ -536,6 +558,14 @@ fn kill_all() -> Operation {
 /// Answers a request; one whose sender left needs no answer.
 fn answer<T>(reply: oneshot::Sender<Result<T>>, result: Result<T>) {
     reply.send(result).ok();
+}
+
+/// The next result of a health check; for ever without one.
+async fn received(results: Option<&mut mpsc::Receiver<Ended>>) -> Option<Ended> {
+    match results {
+        Some(results) => results.recv().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn until(deadline: Option<Instant>) {

@@ -1,5 +1,7 @@
 //! Wire values to and from the types of [`super::record`]. No policy.
 
+mod health;
+
 use std::time::Duration;
 
 use linkspan_proto::net_v1;
@@ -130,6 +132,10 @@ pub(crate) fn create_request(request: wire::CreateContainerRequest) -> Result<Re
             exposed,
             stop_signal: config.stop_signal,
             stop_timeout_ms,
+            health_check: config
+                .health_check
+                .map(health::check_from_wire)
+                .transpose()?,
         },
     })
 }
@@ -144,6 +150,7 @@ pub(crate) fn link_from_wire(link: wire::LinkConfig) -> Result<Link> {
         Ok(wire::LinkWait::Unspecified) => LinkWait::Nothing,
         Ok(wire::LinkWait::Started) => LinkWait::Started,
         Ok(wire::LinkWait::Port) => LinkWait::Port,
+        Ok(wire::LinkWait::Healthy) => LinkWait::Healthy,
         Err(_unknown) => {
             return Err(invalid(
                 "it waits for something that this engine does not know",
@@ -178,6 +185,7 @@ pub(crate) fn link_to_wire(link: &Link) -> wire::LinkConfig {
         LinkWait::Nothing => wire::LinkWait::Unspecified,
         LinkWait::Started => wire::LinkWait::Started,
         LinkWait::Port => wire::LinkWait::Port,
+        LinkWait::Healthy => wire::LinkWait::Healthy,
     };
     let timeout = Duration::from_millis(link.timeout_ms);
     wire::LinkConfig {
@@ -305,6 +313,7 @@ pub(crate) fn container_to_wire(engine: &Engine, view: &View) -> wire::Container
         hosts_path: paths.hosts,
         hostname_path: paths.hostname,
         resolv_conf_path: paths.resolv_conf,
+        health: view.health.as_ref().map(health::to_wire),
     }
 }
 
@@ -353,6 +362,7 @@ fn config_to_wire(record: &Record) -> wire::ContainerConfig {
         stop_timeout: config
             .stop_timeout_ms
             .and_then(|ms| prost_types::Duration::try_from(Duration::from_millis(ms)).ok()),
+        health_check: config.health_check.as_ref().map(health::check_to_wire),
     }
 }
 

@@ -56,7 +56,9 @@ pub(crate) async fn create(engine: &Arc<Engine>, request: Request) -> Result<Cre
     let (record, sources, mut warnings) = plan(engine, request, &image)?;
     // A run that would be refused is refused before anything is made.
     if record.discard_on_start_failure {
-        link::check_sources(&record, &link::resolve(engine, &record))?;
+        let links = link::resolve(engine, &record);
+        link::check_sources(&record, &links)?;
+        link::check_health(&links)?;
     }
     let links = record.host.links.iter().zip(&sources);
     warnings.extend(links.flat_map(|(link, source)| link::warnings(link, source.as_deref())));
@@ -229,6 +231,9 @@ fn merge_image(config: &mut Config, has_entrypoint: bool, image: &ImageRecord) {
             .or_insert_with(|| value.clone());
     }
     config.exposed.extend(&defaults.exposed);
+    if config.health_check.is_none() {
+        config.health_check.clone_from(&defaults.health_check);
+    }
 }
 
 fn validate(record: &Record) -> Result<()> {

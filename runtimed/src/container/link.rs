@@ -165,6 +165,26 @@ fn no_common_network(consumer: &Record, link: &Link) -> ContainerError {
     }
 }
 
+/// Refuses to wait for the health of a source that has no health check.
+pub(crate) fn check_health(links: &[ResolvedLink]) -> Result<()> {
+    let is_unknown = |link: &&ResolvedLink| {
+        let check = |view: &Arc<View>| view.record.config.health_check.clone();
+        let source = link.source.as_ref();
+        link.link.wait == LinkWait::Healthy
+            && source.is_some_and(|view| check(view).is_none_or(|check| check.command.is_empty()))
+    };
+    match links.iter().find(is_unknown) {
+        None => Ok(()),
+        Some(link) => Err(ContainerError::Invalid {
+            what: "link",
+            rule: format!(
+                "it waits for `{}` to be healthy, which has no health check; give it one with --health-cmd, or wait=port",
+                link.link.source
+            ),
+        }),
+    }
+}
+
 /// A container as a sentence names it, which may have no name yet.
 pub(crate) fn consumer(record: &Record) -> String {
     match record.name.as_str() {

@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
+use super::health::HealthCheck;
 use super::network::{self, DEFAULT_NETWORK, NetworkConfig, NetworkMode};
 use crate::port::Port;
 
@@ -79,6 +80,9 @@ pub(crate) struct Config {
     pub(crate) exposed: Vec<Port>,
     pub(crate) stop_signal: String,
     pub(crate) stop_timeout_ms: Option<u64>,
+    /// None means the image's; older records have none, and no check.
+    #[serde(default)]
+    pub(crate) health_check: Option<HealthCheck>,
 }
 
 /// How it runs on this host.
@@ -142,6 +146,8 @@ pub(crate) enum LinkWait {
     Started,
     /// Until it listens on every tcp port that the link opens.
     Port,
+    /// Until its health check says that it works.
+    Healthy,
 }
 
 /// What a container opens: what a live change replaces as a whole.

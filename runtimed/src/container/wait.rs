@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::health::HealthStatus;
 use super::link::{self, ResolvedLink};
 use super::listen;
 use super::record::LinkWait;
@@ -89,6 +90,7 @@ async fn all_ready(engine: &Arc<Engine>, handle: &Handle) -> Result<()> {
         }
         let links = link::resolve(engine, &view.record);
         link::check_sources(&view.record, &links)?;
+        link::check_health(&links)?;
         let Some((link, lacking)) = links
             .iter()
             .find_map(|link| lacking(link).map(|lacking| (link, lacking)))
@@ -109,8 +111,8 @@ async fn all_ready(engine: &Arc<Engine>, handle: &Handle) -> Result<()> {
             });
         }
         let until = match lacking {
-            // Every start of a container is told.
-            Lacking::Container | Lacking::Run(_) => deadline,
+            // Every start of a container is told, and every change of its health.
+            Lacking::Container | Lacking::Run(_) | Lacking::Health(_) => deadline,
             // The kernel tells nobody that a socket listens; so this one is looked at
             // again and again, ever more seldom.
             Lacking::Listener(_) => {
@@ -128,6 +130,7 @@ enum Lacking {
     Container,
     Run(&'static str),
     Listener(Vec<Port>),
+    Health(&'static str),
 }
 
 impl Lacking {
@@ -135,6 +138,7 @@ impl Lacking {
         match self {
             Self::Container => format!("no container has the name `{source}`"),
             Self::Run(state) => format!("container `{source}` is {state}, not running"),
+            Self::Health(status) => format!("container `{source}` is {status}, not healthy"),
             Self::Listener(ports) => {
                 let ports: Vec<String> = ports.iter().map(Port::to_string).collect();
                 format!(
@@ -156,8 +160,16 @@ fn lacking(link: &ResolvedLink) -> Option<Lacking> {
     let (Some(run), Some(_addresses)) = (&source.run, link.current()) else {
         return Some(Lacking::Run(source.state.word()));
     };
-    if link.link.wait == LinkWait::Started {
-        return None;
+    match link.link.wait {
+        LinkWait::Nothing | LinkWait::Started => return None,
+        LinkWait::Healthy => {
+            let status = source.health.as_ref().map(|health| health.status);
+            return match status {
+                Some(HealthStatus::Healthy) => None,
+                other => Some(Lacking::Health(other.unwrap_or_default().word())),
+            };
+        }
+        LinkWait::Port => {}
     }
     let mut ports = link.ports();
     ports.retain(|port| port.protocol == Protocol::Tcp);

@@ -14,7 +14,9 @@ use oci_spec::image::{ImageConfiguration, ImageIndex, ImageManifest};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::health;
 use super::reader::{Hashing, Section, sha256};
+use crate::container::health::HealthCheck;
 
 /// The largest JSON document of an archive.
 const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
@@ -74,6 +76,7 @@ pub(crate) struct PlannedImage {
     /// The digest of the configuration.
     pub(crate) id: String,
     pub(crate) config: ImageConfiguration,
+    pub(crate) health_check: Option<HealthCheck>,
     /// Lowest first, as many as the configuration has digests.
     pub(crate) layers: Vec<PlannedLayer>,
     /// As the archive spells them.
@@ -343,6 +346,9 @@ fn planned(
             name: name.to_owned(),
             source: Box::new(source),
         })?;
+    let health_check = health::of(bytes).map_err(|error| ArchiveError::Refused {
+        rule: error.to_string(),
+    })?;
     let diff_ids = config.rootfs().diff_ids();
     if diff_ids.len() != members.len() {
         return Err(ArchiveError::Refused {
@@ -370,6 +376,7 @@ fn planned(
         })
         .collect();
     Ok(PlannedImage {
+        health_check,
         id,
         config,
         layers,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::container::health::HealthCheck;
 use crate::port::Port;
 
 /// The version of the records that this build writes.
@@ -37,6 +38,9 @@ pub(crate) struct ImageConfig {
     pub(crate) exposed: Vec<Port>,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) stop_signal: String,
+    /// Docker's extension; older records have none.
+    #[serde(default)]
+    pub(crate) health_check: Option<HealthCheck>,
 }
 
 /// A layer of an image.

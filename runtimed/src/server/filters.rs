@@ -11,7 +11,7 @@ pub(crate) enum FilterError {
     #[error("invalid filter `{text}`: expected NAME=VALUE")]
     Form { text: String },
     #[error(
-        "unknown filter `{key}`: known are ancestor, before, exited, expose, id, label, link, name, network, publish, since and status"
+        "unknown filter `{key}`: known are ancestor, before, exited, expose, health, id, label, link, name, network, publish, since and status"
     )]
     Key { key: String },
     #[error("invalid filter `{key}={value}`: {rule}")]
@@ -26,10 +26,11 @@ pub(crate) enum FilterError {
 #[derive(Debug, Default)]
 pub(crate) struct Filters(Vec<(String, String)>);
 
-const KEYS: [&str; 12] = [
-    "ancestor", "before", "exited", "expose", "id", "label", "link", "name", "network", "publish",
-    "since", "status",
+const KEYS: [&str; 13] = [
+    "ancestor", "before", "exited", "expose", "health", "id", "label", "link", "name", "network",
+    "publish", "since", "status",
 ];
+const HEALTHS: [&str; 4] = ["starting", "healthy", "unhealthy", "none"];
 const STATUSES: [&str; 6] = ["created", "running", "paused", "stopped", "exited", "dead"];
 
 impl Filters {
@@ -51,6 +52,11 @@ impl Filters {
             };
             if key == "status" && !STATUSES.contains(&value) {
                 return Err(invalid("it is no state of a container"));
+            }
+            if key == "health" && !HEALTHS.contains(&value) {
+                return Err(invalid(
+                    "it is none of starting, healthy, unhealthy and none",
+                ));
             }
             if key == "exited" && value.parse::<i32>().is_err() {
                 return Err(invalid("it is no number"));
@@ -114,6 +120,12 @@ fn matches(view: &View, key: &str, value: &str, created_at: &impl Fn(&str) -> Op
             let run = view.run.as_ref();
             run.is_some_and(|run| run.published().iter().any(held))
         }),
+        "health" => {
+            view.health
+                .as_ref()
+                .map_or("none", |health| health.status.word())
+                == value
+        }
         "id" => record.id.starts_with(value),
         "label" => match value.split_once('=') {
             Some((key, value)) => record.config.labels.get(key).is_some_and(|v| v == value),
@@ -154,6 +166,7 @@ mod tests {
             record: record("web"),
             run: None,
             state: State::Created,
+            health: None,
             ended_runs: 0,
             removed: false,
         }

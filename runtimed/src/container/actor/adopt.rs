@@ -9,6 +9,7 @@ use linkspan_proto::time::unix_nanos;
 
 use super::super::record::{LastRun, Run, RunPhase};
 use super::super::{launch, orphan};
+use super::health::Monitor;
 use super::{Actor, Running, kill_all};
 use crate::engine::Engine;
 use crate::shim_client::ShimClient;
@@ -62,6 +63,7 @@ impl Actor {
             shim,
             events,
             stop: None,
+            monitor: Monitor::new(self.record.config.health_check.as_ref()),
         });
         self.publish(false);
         if let Some(exit) = state.exit {
