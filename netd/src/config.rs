@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use rustix::thread::CapabilitySet;
 
-use crate::firewall::HostAccess;
+use crate::firewall::{HostAccess, Ownership};
 use crate::network::{InvalidValue, Subnet, subnet};
 
 const LONGEST_IFNAME: usize = 15;
@@ -49,6 +49,16 @@ pub(crate) struct Arguments {
     /// Connections of each IP family that one container may have open; 0 means any number
     #[arg(long, value_name = "NUMBER", default_value = "32768")]
     max_connections: String,
+    /// Whether only netd may write its nftables tables, or other programs too, as is the
+    /// case on kernels before 6.9
+    #[arg(long, value_enum, default_value = "owned", hide = true)]
+    firewall_tables: FirewallTablesArgument,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum FirewallTablesArgument {
+    Owned,
+    Shared,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -76,6 +86,8 @@ pub(crate) struct Config {
     pub(crate) host_access: HostAccess,
     /// How many connections of each family a container may have open; none means any.
     pub(crate) max_connections: Option<NonZeroU32>,
+    /// Whether only netd may write its tables.
+    pub(crate) ownership: Ownership,
 }
 
 /// A directory that cannot be used.
@@ -112,6 +124,7 @@ impl TryFrom<Arguments> for Config {
             quarantine_seconds,
             host_access,
             max_connections,
+            firewall_tables,
         } = arguments;
         for (flag, path) in [("--root", &root), ("--run", &run)] {
             if !path.is_absolute() {
@@ -141,6 +154,10 @@ impl TryFrom<Arguments> for Config {
                 HostAccessArgument::Allow => HostAccess::Allow,
             },
             max_connections: parse_limit(&max_connections)?,
+            ownership: match firewall_tables {
+                FirewallTablesArgument::Owned => Ownership::Owned,
+                FirewallTablesArgument::Shared => Ownership::Shared,
+            },
         })
     }
 }
@@ -159,6 +176,11 @@ impl Config {
     /// The socket.
     pub(crate) fn socket_path(&self) -> PathBuf {
         self.run.join("netd.sock")
+    }
+
+    /// The socket of who keeps the socket that owns the firewall.
+    pub(crate) fn keeper_path(&self) -> PathBuf {
+        self.run.join("keeper.sock")
     }
 
     /// The directory of pinned network namespaces.

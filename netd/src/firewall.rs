@@ -34,8 +34,10 @@ use std::collections::BTreeMap;
 
 use expression::IFNAME_LENGTH;
 
-pub(crate) use apply::{Firewall, FirewallError};
+pub(crate) use apply::{Firewall, FirewallError, Inheritance, Mended};
 pub(crate) use link::OpenLink;
+pub(crate) use read::Digest;
+pub(crate) use render::Ownership;
 pub(crate) use table::{Counting, HostAccess, Layout, SetName};
 
 /// Elements of sets and maps: (set, key) to the value that a map has; sets have none.

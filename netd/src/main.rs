@@ -26,7 +26,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 use config::{Arguments, Config};
-use network::Owner;
+use network::{Monitor, Owner};
 
 /// Where the host says whom it asks for names.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -81,9 +81,11 @@ fn run(config: &Config) -> ExitCode {
 
 fn serve(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
     config.prepare_directories()?;
-    let owner = Owner::start(config)?;
+    // It hears from here on, so that nothing falls between the first look and the next.
+    let monitor = Monitor::open()?;
+    let owner = Owner::start(config, &monitor)?;
     let info = server::NetworkInfo::of(config);
-    let (handle, served_networks, thread) = network::spawn(owner)?;
+    let (handle, served_networks, threads) = network::spawn(owner, monitor)?;
     let names = names::spawn(served_networks, RESOLV_CONF.into())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -91,9 +93,7 @@ fn serve(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
     let served = runtime.block_on(server::serve(&config.socket_path(), handle, info));
     drop(runtime);
     // The last handle is gone, so the owner answers what is queued and ends.
-    thread
-        .join()
-        .map_err(|_panic| "the network thread panicked")?;
+    threads.join()?;
     // Nobody is told of networks any more, so the name server ends too.
     names
         .join()

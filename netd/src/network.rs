@@ -14,36 +14,44 @@
 
 pub(crate) mod bridge;
 pub(crate) mod choose;
+pub(crate) mod damage;
 pub(crate) mod device;
 pub(crate) mod error;
 pub(crate) mod explain;
 pub(crate) mod holder;
 pub(crate) mod listener;
 pub(crate) mod model;
+pub(crate) mod monitor;
+pub(crate) mod observe;
 pub(crate) mod owner;
 pub(crate) mod port;
 pub(crate) mod recover;
 pub(crate) mod registry;
+pub(crate) mod repairs;
 pub(crate) mod served;
 pub(crate) mod subnet;
+pub(crate) mod touched;
 pub(crate) mod traffic;
 
-use std::io;
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::names::{ServedNetwork, ServedNetworks};
 
 pub(crate) use error::NetworkError;
+use error::StartError;
 pub(crate) use model::{
     Addresses, AttachRequest, Egress, Endpoint, EndpointId, HostPort, InvalidValue, Link,
     MacAddress, MoveRequest, Name, Network, NetworkRequest, Policy, Port, PortMapping, Protocol,
     PublishedPort, UpdateRequest, WantedAddresses,
 };
+pub(crate) use monitor::Monitor;
 pub(crate) use owner::Owner;
 pub(crate) use registry::Registry;
+pub(crate) use repairs::{Repair, Repairs, Subject};
 pub(crate) use subnet::{Subnet, Subnets};
 
 /// The name of the network that is always there.
@@ -51,6 +59,8 @@ pub(crate) const DEFAULT_NETWORK: &str = "bridge";
 
 const QUEUE_LENGTH: usize = 64;
 const CHANGES_KEPT: usize = 256;
+/// How long damage may wait behind requests.
+const LONGEST_DELAY: Duration = Duration::from_millis(200);
 
 /// A change of what is attached, with the generation of the registry that first has it.
 #[derive(Debug, Clone)]
@@ -117,6 +127,8 @@ pub(crate) enum Request {
     ),
     /// Remove a network.
     DeleteNetwork(Name, oneshot::Sender<Result<(), NetworkError>>),
+    /// Look at what somebody touched, and repair what is damaged.
+    Look,
 }
 
 /// What becomes of the lease when an endpoint is detached.
@@ -134,6 +146,7 @@ pub(crate) struct Handle {
     requests: mpsc::Sender<Request>,
     registry: watch::Receiver<Arc<Registry>>,
     changes: broadcast::Sender<Change>,
+    repairs: Arc<Repairs>,
 }
 
 impl Handle {
@@ -222,6 +235,11 @@ impl Handle {
         self.changes.subscribe()
     }
 
+    /// What was damaged from outside and is whole again.
+    pub(crate) fn repairs(&self) -> &Repairs {
+        &self.repairs
+    }
+
     async fn ask<T>(
         &self,
         request: impl FnOnce(oneshot::Sender<Result<T, NetworkError>>) -> Request,
@@ -257,12 +275,39 @@ impl Publisher {
     }
 }
 
-/// Starts the owner on a thread of its own. It ends when the last handle is gone and
-/// every queued request is answered.
+/// The threads of the network.
+#[derive(Debug)]
+pub(crate) struct Threads {
+    owner: thread::JoinHandle<()>,
+    monitor: thread::JoinHandle<()>,
+    stop: monitor::Stop,
+}
+
+impl Threads {
+    /// Waits until the last handle is gone and every queued request is answered.
+    pub(crate) fn join(self) -> Result<(), &'static str> {
+        let Self {
+            owner,
+            monitor,
+            stop,
+        } = self;
+        owner
+            .join()
+            .map_err(|_panic| "the network thread panicked")?;
+        drop(stop);
+        monitor
+            .join()
+            .map_err(|_panic| "the thread that listens to the network panicked")
+    }
+}
+
+/// Starts the owner on a thread of its own, and the monitor on another. The owner ends when
+/// the last handle is gone and every queued request is answered.
 pub(crate) fn spawn(
-    mut owner: Owner,
-) -> io::Result<(Handle, ServedNetworks, thread::JoinHandle<()>)> {
-    let (requests, mut queue) = mpsc::channel(QUEUE_LENGTH);
+    owner: Owner,
+    monitor: Monitor,
+) -> Result<(Handle, ServedNetworks, Threads), StartError> {
+    let (requests, queue) = mpsc::channel(QUEUE_LENGTH);
     let (registry, latest) = watch::channel(Arc::new(owner.registry().clone()));
     let (changes, _) = broadcast::channel(CHANGES_KEPT);
     let (served, served_now) = watch::channel(Arc::new(served::networks(owner.registry())));
@@ -271,20 +316,42 @@ pub(crate) fn spawn(
         changes: changes.clone(),
         served,
     };
-    let thread = thread::Builder::new()
+    let repairs = owner.repairs();
+    let (stop, monitor) = monitor
+        .spawn(owner.firewall_port()?, requests.downgrade())
+        .map_err(NetworkError::Thread)?;
+    let owner = thread::Builder::new()
         .name("network".to_owned())
-        .spawn(move || {
-            while let Some(request) = queue.blocking_recv() {
-                owner.handle(request, &publisher);
-            }
-        })?;
-    Ok((
-        Handle {
-            requests,
-            registry: latest,
-            changes,
-        },
-        served_now,
-        thread,
-    ))
+        .spawn(move || run(owner, queue, &publisher))
+        .map_err(NetworkError::Thread)?;
+    let handle = Handle {
+        requests,
+        registry: latest,
+        changes,
+        repairs,
+    };
+    let threads = Threads {
+        owner,
+        monitor,
+        stop,
+    };
+    Ok((handle, served_now, threads))
+}
+
+/// Requests go before looking: most of what was touched is what they did. They do not go
+/// before it for ever.
+fn run(mut owner: Owner, mut queue: mpsc::Receiver<Request>, publisher: &Publisher) {
+    let mut asked_to_look: Option<Instant> = None;
+    while let Some(request) = queue.blocking_recv() {
+        if let Request::Look = request {
+            asked_to_look.get_or_insert_with(Instant::now);
+        } else {
+            owner.handle(request, publisher);
+        }
+        let is_time = |since: Instant| queue.is_empty() || since.elapsed() > LONGEST_DELAY;
+        if asked_to_look.is_some_and(is_time) {
+            asked_to_look = None;
+            owner.handle(Request::Look, publisher);
+        }
+    }
 }

@@ -67,9 +67,14 @@ impl Settings {
     }
 }
 
+/// Where a setting, or a directory of them, is.
+pub(crate) fn path(key: &str) -> PathBuf {
+    Path::new(ROOT).join(key)
+}
+
 /// Writes a setting, named by its path below `/proc/sys/net`.
 pub(crate) fn write(key: &str, value: &str) -> Result<(), SysctlError> {
-    fs::write(Path::new(ROOT).join(key), value).map_err(|source| SysctlError {
+    fs::write(path(key), value).map_err(|source| SysctlError {
         key: key.to_owned(),
         value: value.to_owned(),
         source,
@@ -87,21 +92,16 @@ pub(crate) fn ensure(key: &str, value: &str) -> Result<(), SysctlError> {
 
 /// The value of a setting; none if the kernel does not have it.
 pub(crate) fn read(key: &str) -> Option<String> {
-    let text = fs::read_to_string(Path::new(ROOT).join(key)).ok()?;
+    let text = fs::read_to_string(path(key)).ok()?;
     Some(text.trim_end().to_owned())
-}
-
-/// Writes several settings of one directory.
-pub(crate) fn write_all(directory: &str, settings: &[(&str, &str)]) -> Result<(), SysctlError> {
-    settings
-        .iter()
-        .try_for_each(|(name, value)| write(&format!("{directory}/{name}"), value))
 }
 
 /// The names in a directory of settings.
 pub(crate) fn names(directory: &str) -> Vec<String> {
-    let path: PathBuf = Path::new(ROOT).join(directory);
-    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    let entries = fs::read_dir(path(directory))
+        .into_iter()
+        .flatten()
+        .flatten();
     entries
         .filter_map(|entry| entry.file_name().into_string().ok())
         .collect()

@@ -12,7 +12,8 @@ use anyhow::Context;
 use prost::Message;
 
 /// The contracts, relative to `proto/`.
-const CONTRACTS: [&str; 8] = [
+const CONTRACTS: [&str; 9] = [
+    "linkspan/net/v1/keeper.proto",
     "linkspan/net/v1/network.proto",
     "linkspan/runtime/v1/container.proto",
     "linkspan/runtime/v1/image.proto",

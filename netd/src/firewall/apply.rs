@@ -1,8 +1,10 @@
 //! The tables in the kernel: taken over, compared, and changed in one transaction.
 
+use std::os::fd::OwnedFd;
+
 use super::endpoint;
 use super::expression::Family;
-use super::read;
+use super::read::{self, Digest};
 use super::render::{self, Ownership};
 use super::table::Layout;
 use super::{Difference, Elements};
@@ -16,7 +18,9 @@ const FIXED_LENGTH: usize = 4;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FirewallError {
     /// Another live process owns a table of our name.
-    #[error("another process owns the nftables table `linkspan`")]
+    #[error(
+        "another process owns the nftables table `linkspan`: a linkspan-netd that still runs, or a linkspan-runtimed that does not hand it over"
+    )]
     OwnedByOther,
     /// The kernel refused.
     #[error("{act}")]
@@ -33,37 +37,126 @@ pub(crate) enum FirewallError {
 #[derive(Debug)]
 pub(crate) struct Firewall {
     socket: NetlinkSocket,
+    layout: Layout,
+    stamp: String,
+    ownership: Ownership,
+    digest: Digest,
+}
+
+/// What is there when netd starts.
+#[derive(Debug)]
+pub(crate) struct Inheritance {
+    /// The socket that owns the tables, if somebody kept it.
+    pub(crate) socket: Option<NetlinkSocket>,
+    /// What the fixed part was like in the kernel when it was written.
+    pub(crate) digest: Option<Digest>,
+    /// Whether the tables are to be owned.
+    pub(crate) ownership: Ownership,
+}
+
+/// What had to be done to make the tables what they should be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Mended {
+    /// What was wrong; none if nothing was, or if another build wrote the tables.
+    pub(crate) damage: Option<String>,
+    /// What was removed and added.
+    pub(crate) difference: Difference,
 }
 
 impl Firewall {
     /// Takes the tables over and makes them what they should be. If the fixed part is
-    /// the same, only elements that differ are written; else both tables are replaced,
-    /// in one transaction. Nothing is removed first.
-    pub(crate) fn adopt(layout: &Layout, desired: &Elements) -> Result<Self, FirewallError> {
-        let socket = NetlinkSocket::open(libc::NETLINK_NETFILTER).map_err(|source| {
-            FirewallError::Kernel {
-                act: "open nftables",
-                source,
+    /// the same, only elements that differ are written; else both tables are replaced.
+    /// Either is one transaction. Nothing is removed first.
+    pub(crate) fn adopt(
+        layout: &Layout,
+        desired: &Elements,
+        inheritance: Inheritance,
+    ) -> Result<(Self, Mended), FirewallError> {
+        let open = |source| FirewallError::Kernel {
+            act: "open nftables",
+            source,
+        };
+        let Inheritance {
+            socket,
+            digest,
+            ownership,
+        } = inheritance;
+        let socket = match socket {
+            Some(kept) => kept,
+            None => NetlinkSocket::open(libc::NETLINK_NETFILTER).map_err(open)?,
+        };
+        let mut firewall = Self {
+            socket,
+            layout: layout.clone(),
+            stamp: render::stamp(layout),
+            ownership,
+            digest: digest.unwrap_or_default(),
+        };
+        let mended = firewall.mend(desired, Entry::Start)?;
+        let Difference { added, removed } = &mended.difference;
+        tracing::info!(
+            added = added.len(),
+            removed = removed.len(),
+            damage = mended.damage,
+            "firewall adopted"
+        );
+        Ok((firewall, mended))
+    }
+
+    /// Makes the tables what they should be, if they are not.
+    pub(crate) fn heal(&mut self, desired: &Elements) -> Result<Mended, FirewallError> {
+        self.mend(desired, Entry::Running)
+    }
+
+    /// What the fixed part is like in the kernel.
+    pub(crate) fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// By what the kernel knows who writes the tables.
+    pub(crate) fn port(&self) -> Result<u32, NetlinkError> {
+        self.socket.port()
+    }
+
+    /// The socket that owns the tables, for another to hold.
+    pub(crate) fn duplicate(&self) -> std::io::Result<OwnedFd> {
+        self.socket.duplicate()
+    }
+
+    fn mend(&mut self, desired: &Elements, entry: Entry) -> Result<Mended, FirewallError> {
+        let present = self.present()?;
+        let is_ours = present.iter().all(|state| *state == TableState::Current);
+        if is_ours && read::digest(&mut self.socket)? == self.digest {
+            let difference = Difference::between(&self.read()?, desired);
+            if entry == Entry::Start || !difference.is_empty() {
+                let stamp = self.stamp.clone();
+                self.with_ownership(|ownership| {
+                    let mut messages = render::tables(ownership, &stamp);
+                    messages.extend(render::difference(&difference));
+                    messages
+                })?;
             }
-        })?;
-        let mut firewall = Self { socket };
-        let stamp = render::stamp(layout);
-        let present = firewall.present(&stamp)?;
-        if present.iter().all(|state| *state == TableState::Current) {
-            firewall.take_over(&stamp)?;
-            let current = firewall.read()?;
-            let difference = Difference::between(&current, desired);
-            tracing::info!(
-                added = difference.added.len(),
-                removed = difference.removed.len(),
-                "firewall adopted"
-            );
-            firewall.apply(&difference)?;
-        } else {
-            firewall.replace(layout, &stamp, &present, desired)?;
-            tracing::info!(elements = desired.len(), "firewall written");
+            return Ok(Mended {
+                damage: sentence(&difference),
+                difference,
+            });
         }
-        Ok(firewall)
+        self.replace(&present, desired)?;
+        self.digest = read::digest(&mut self.socket)?;
+        let damage = if present.contains(&TableState::Absent) {
+            Some("table deleted")
+        } else if is_ours {
+            Some("rules changed")
+        } else {
+            None
+        };
+        Ok(Mended {
+            damage: damage.map(str::to_owned),
+            difference: Difference {
+                removed: Elements::new(),
+                added: desired.clone(),
+            },
+        })
     }
 
     /// Applies a difference, all of it or nothing.
@@ -97,8 +190,8 @@ impl Firewall {
         read::elements(&mut self.socket)
     }
 
-    fn present(&mut self, stamp: &str) -> Result<Vec<TableState>, FirewallError> {
-        let expected = render::comment(stamp);
+    fn present(&mut self) -> Result<Vec<TableState>, FirewallError> {
+        let expected = render::comment(&self.stamp);
         render::FAMILIES
             .into_iter()
             .map(
@@ -124,17 +217,7 @@ impl Firewall {
             .collect()
     }
 
-    fn take_over(&mut self, stamp: &str) -> Result<(), FirewallError> {
-        self.with_ownership(|ownership| render::tables(ownership, stamp))
-    }
-
-    fn replace(
-        &mut self,
-        layout: &Layout,
-        stamp: &str,
-        present: &[TableState],
-        desired: &Elements,
-    ) -> Result<(), FirewallError> {
+    fn replace(&mut self, present: &[TableState], desired: &Elements) -> Result<(), FirewallError> {
         let stale: Vec<Family> = render::FAMILIES
             .into_iter()
             .zip(present)
@@ -145,10 +228,11 @@ impl Firewall {
             removed: Elements::new(),
             added: desired.clone(),
         };
+        let (layout, stamp) = (self.layout.clone(), self.stamp.clone());
         self.with_ownership(|ownership| {
             let mut messages: Vec<_> = stale.iter().copied().map(render::delete_table).collect();
-            messages.extend(render::tables(ownership, stamp));
-            messages.extend(render::skeleton(layout));
+            messages.extend(render::tables(ownership, &stamp));
+            messages.extend(render::skeleton(&layout));
             messages.extend(render::difference(&all));
             messages
         })
@@ -159,10 +243,12 @@ impl Firewall {
         &mut self,
         messages: impl Fn(Ownership) -> Vec<Message>,
     ) -> Result<(), FirewallError> {
-        match self.commit("write the firewall", messages(Ownership::Owned)) {
+        match self.commit("write the firewall", messages(self.ownership)) {
             Err(FirewallError::Kernel { source, .. })
-                if matches!(source.errno(), Some(libc::EOPNOTSUPP | libc::EINVAL)) =>
+                if self.ownership == Ownership::Owned
+                    && matches!(source.errno(), Some(libc::EOPNOTSUPP | libc::EINVAL)) =>
             {
+                self.ownership = Ownership::Shared;
                 tracing::warn!(
                     error = %source,
                     "kernel has no owned nftables tables, ignoring: other tools can flush the firewall"
@@ -181,6 +267,24 @@ impl Firewall {
                 _ => FirewallError::Kernel { act, source },
             })
     }
+}
+
+/// What is wrong with elements; none if nothing is.
+fn sentence(difference: &Difference) -> Option<String> {
+    let Difference { removed, added } = difference;
+    let count = |count: usize, what: &str| (count > 0).then(|| format!("{count} elements {what}"));
+    let parts = [count(added.len(), "removed"), count(removed.len(), "added")];
+    let parts: Vec<_> = parts.into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+/// When the tables are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Entry {
+    /// At the start, when they must be taken over in any case.
+    Start,
+    /// Later.
+    Running,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

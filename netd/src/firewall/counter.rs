@@ -43,8 +43,13 @@ pub(super) fn of_rule(rule: &[u8]) -> Option<(String, Counter)> {
     Some((label, counter))
 }
 
+/// Whether an expression counts, and is therefore never the same.
+pub(super) fn is_counter(expression: &[u8]) -> bool {
+    attribute(expression, EXPRESSION_NAME) == Some(b"counter\0")
+}
+
 fn of_expression(expression: &[u8]) -> Option<Counter> {
-    if attribute(expression, EXPRESSION_NAME)? != b"counter\0" {
+    if !is_counter(expression) {
         return None;
     }
     let data = attribute(expression, EXPRESSION_DATA)?;

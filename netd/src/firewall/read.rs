@@ -3,9 +3,10 @@
 
 use super::counter::{self, Counter, Counters};
 use super::render;
-use super::table::SetName;
+use super::table::{SetName, TABLE};
 use super::{Elements, FirewallError};
-use crate::netlink::message::{attribute, attributes};
+use crate::hash;
+use crate::netlink::message::{attribute, attributes, text};
 use crate::netlink::{Message, NetlinkSocket, Reply};
 
 const FIXED_LENGTH: usize = 4;
@@ -62,6 +63,57 @@ pub(crate) fn drops(socket: &mut NetlinkSocket) -> Result<Vec<(String, Counter)>
     Ok(drops)
 }
 
+/// What the fixed part is like in the kernel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Digest(pub(crate) u64);
+
+/// What the fixed part is like in the kernel: different when somebody has changed a rule, a
+/// chain or a set. What the kernel counts and numbers by itself is left out.
+pub(crate) fn digest(socket: &mut NetlinkSocket) -> Result<Digest, FirewallError> {
+    /// The attributes that say what an object is, by the kind of object.
+    const CHAIN: &[u16] = &[3, 4, 5, 7, 10];
+    const SET: &[u16] = &[2, 3, 4, 5, 6, 7];
+    const RULE: &[u16] = &[2];
+    const OBJECT_TABLE: u16 = 1;
+    let mut bytes = Vec::new();
+    for family in render::FAMILIES {
+        for table in query(socket, render::get_table(family))? {
+            let rest = table.payload.get(FIXED_LENGTH..).unwrap_or_default();
+            // A table that is dormant is not in force.
+            let flags = attribute(rest, render::TABLE_FLAGS).and_then(<[u8]>::last);
+            bytes.push(flags.map_or(0, |flags| flags & 1));
+        }
+        for (request, kinds) in [
+            (render::get_chains(family), CHAIN),
+            (render::get_sets(family), SET),
+            (render::get_rules(family), RULE),
+        ] {
+            for reply in dump(socket, request)? {
+                let object = reply.payload.get(FIXED_LENGTH..).unwrap_or_default();
+                if attribute(object, OBJECT_TABLE).map(text).as_deref() != Some(TABLE) {
+                    continue;
+                }
+                for value in kinds.iter().filter_map(|kind| attribute(object, *kind)) {
+                    bytes.extend_from_slice(value);
+                }
+                if reply.kind == render::NEW_RULE {
+                    add_expressions(&mut bytes, object);
+                }
+            }
+        }
+    }
+    Ok(Digest(hash::stable(bytes)))
+}
+
+fn add_expressions(bytes: &mut Vec<u8>, rule: &[u8]) {
+    let list = attribute(rule, render::RULE_EXPRESSIONS).unwrap_or_default();
+    for (_, expression) in attributes(list) {
+        if !counter::is_counter(expression) {
+            bytes.extend_from_slice(expression);
+        }
+    }
+}
+
 fn each_element(
     socket: &mut NetlinkSocket,
     set: SetName,
@@ -78,6 +130,15 @@ fn each_element(
             .for_each(|(_, element)| visit(element));
     }
     Ok(())
+}
+
+fn query(socket: &mut NetlinkSocket, request: Message) -> Result<Vec<Reply>, FirewallError> {
+    socket
+        .query(request)
+        .map_err(|source| FirewallError::Kernel {
+            act: "read the firewall",
+            source,
+        })
 }
 
 fn dump(socket: &mut NetlinkSocket, request: Message) -> Result<Vec<Reply>, FirewallError> {

@@ -11,9 +11,11 @@ const NEW_TABLE: u16 = SUBSYSTEM;
 const GET_TABLE: u16 = SUBSYSTEM | 1;
 const DELETE_TABLE: u16 = SUBSYSTEM | 2;
 const NEW_CHAIN: u16 = SUBSYSTEM | 3;
+const GET_CHAIN: u16 = SUBSYSTEM | 4;
 pub(super) const NEW_RULE: u16 = SUBSYSTEM | 6;
 const GET_RULE: u16 = SUBSYSTEM | 7;
 const NEW_SET: u16 = SUBSYSTEM | 9;
+const GET_SET: u16 = SUBSYSTEM | 10;
 pub(super) const NEW_ELEMENT: u16 = SUBSYSTEM | 12;
 const GET_ELEMENT: u16 = SUBSYSTEM | 13;
 const DELETE_ELEMENT: u16 = SUBSYSTEM | 14;
@@ -105,6 +107,18 @@ pub(super) fn get_table(family: Family) -> Message {
 pub(super) fn get_elements(set: SetName) -> Message {
     let mut message = Message::new(GET_ELEMENT, libc::NLM_F_DUMP, &fixed(set.family()));
     message.put_text(1, TABLE).put_text(2, set.as_str());
+    message
+}
+
+/// Asks for the chains of a family, of whichever table.
+pub(super) fn get_chains(family: Family) -> Message {
+    Message::new(GET_CHAIN, libc::NLM_F_DUMP, &fixed(family))
+}
+
+/// Asks for the sets of a family's table.
+pub(super) fn get_sets(family: Family) -> Message {
+    let mut message = Message::new(GET_SET, libc::NLM_F_DUMP, &fixed(family));
+    message.put_text(1, TABLE);
     message
 }
 

@@ -14,7 +14,7 @@ const IFA_F_NODAD: u32 = 0x02;
 const SCOPE_UNIVERSE: u8 = 0;
 
 /// An address with the length of its prefix.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Address {
     /// The address.
     pub(crate) ip: IpAddr,

@@ -25,16 +25,46 @@ const VETH_INFO_PEER: u16 = 1;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const ADDR_GEN_MODE_NONE: u8 = 1;
 
-const IFLA_BR_STP_STATE: u16 = 5;
-const IFLA_BR_MCAST_SNOOPING: u16 = 23;
+/// A setting of a bridge or of a bridge port, as it has to be.
+#[derive(Debug)]
+struct Flag {
+    /// Its name, as ip(8) has it.
+    name: &'static str,
+    kind: u16,
+    value: u32,
+    is_byte: bool,
+}
 
-const IFLA_BRPORT_GUARD: u16 = 5;
-const IFLA_BRPORT_LEARNING: u16 = 8;
-const IFLA_BRPORT_UNICAST_FLOOD: u16 = 9;
-const IFLA_BRPORT_MCAST_FLOOD: u16 = 27;
-const IFLA_BRPORT_BCAST_FLOOD: u16 = 30;
-const IFLA_BRPORT_NEIGH_SUPPRESS: u16 = 32;
-const IFLA_BRPORT_ISOLATED: u16 = 33;
+const fn byte(name: &'static str, kind: u16, value: u32) -> Flag {
+    Flag {
+        name,
+        kind,
+        value,
+        is_byte: true,
+    }
+}
+
+/// No spanning tree, no multicast snooping.
+const BRIDGE_FLAGS: [Flag; 2] = [
+    Flag {
+        name: "stp_state",
+        kind: 5,
+        value: 0,
+        is_byte: false,
+    },
+    byte("mcast_snooping", 23, 0),
+];
+
+/// A port that is isolated and closed to everything flooded.
+const PORT_FLAGS: [Flag; 7] = [
+    byte("isolated", 33, 1),
+    byte("learning", 8, 0),
+    byte("guard", 5, 1),
+    byte("neigh_suppress", 32, 0),
+    byte("flood", 9, 0),
+    byte("mcast_flood", 27, 0),
+    byte("bcast_flood", 30, 0),
+];
 
 /// A device as the kernel shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +77,14 @@ pub(crate) struct Device {
     pub(crate) alias: String,
     /// The kind, such as `bridge`; empty for hardware.
     pub(crate) kind: String,
+    /// Whether it was brought up.
+    pub(crate) is_up: bool,
+    /// The hardware address.
+    pub(crate) mac: Vec<u8>,
+    /// The bridge that it is a port of.
+    pub(crate) master: Option<u32>,
+    /// The names of the settings that are not as a bridge or a port of ours has them.
+    pub(crate) wrong_flags: Vec<&'static str>,
 }
 
 /// What a veth pair is to look like.
@@ -74,11 +112,20 @@ pub(crate) fn create_bridge(name: &str, mac: MacAddress) -> Message {
         .put(IFLA_ADDRESS, &mac.octets());
     message.nest(IFLA_LINKINFO, |info| {
         info.put_text(IFLA_INFO_KIND, "bridge")
-            .nest(IFLA_INFO_DATA, |data| {
-                data.put_u32(IFLA_BR_STP_STATE, 0)
-                    .put_u8(IFLA_BR_MCAST_SNOOPING, 0);
-            });
+            .nest(IFLA_INFO_DATA, |data| put_flags(data, &BRIDGE_FLAGS));
     });
+    message
+}
+
+/// Gives a bridge that is there its hardware address and its settings.
+pub(crate) fn configure_bridge(index: u32, mac: MacAddress) -> Message {
+    let mut message = Message::new(libc::RTM_NEWLINK, 0, &fixed(index, 0));
+    message
+        .put(IFLA_ADDRESS, &mac.octets())
+        .nest(IFLA_LINKINFO, |info| {
+            info.put_text(IFLA_INFO_KIND, "bridge")
+                .nest(IFLA_INFO_DATA, |data| put_flags(data, &BRIDGE_FLAGS));
+        });
     message
 }
 
@@ -130,15 +177,7 @@ pub(crate) fn isolate_and_start(ifname: &str) -> Message {
         .put_text(IFLA_IFNAME, ifname)
         .nest(IFLA_LINKINFO, |info| {
             info.put_text(IFLA_INFO_SLAVE_KIND, "bridge")
-                .nest(IFLA_INFO_SLAVE_DATA, |port| {
-                    port.put_u8(IFLA_BRPORT_ISOLATED, 1)
-                        .put_u8(IFLA_BRPORT_LEARNING, 0)
-                        .put_u8(IFLA_BRPORT_GUARD, 1)
-                        .put_u8(IFLA_BRPORT_NEIGH_SUPPRESS, 0)
-                        .put_u8(IFLA_BRPORT_UNICAST_FLOOD, 0)
-                        .put_u8(IFLA_BRPORT_MCAST_FLOOD, 0)
-                        .put_u8(IFLA_BRPORT_BCAST_FLOOD, 0);
-                });
+                .nest(IFLA_INFO_SLAVE_DATA, |port| put_flags(port, &PORT_FLAGS));
         });
     message
 }
@@ -147,6 +186,13 @@ pub(crate) fn isolate_and_start(ifname: &str) -> Message {
 pub(crate) fn stamp(index: u32, alias: &str) -> Message {
     let mut message = Message::new(libc::RTM_SETLINK, 0, &fixed(index, 0));
     message.put_text(IFLA_IFALIAS, alias);
+    message
+}
+
+/// Gives a device another name.
+pub(crate) fn rename(index: u32, name: &str) -> Message {
+    let mut message = Message::new(libc::RTM_SETLINK, 0, &fixed(index, 0));
+    message.put_text(IFLA_IFNAME, name);
     message
 }
 
@@ -163,9 +209,7 @@ pub(crate) fn delete(index: u32) -> Message {
 /// A socket that hears of devices that go.
 pub(crate) fn watch() -> Result<NetlinkSocket, NetlinkError> {
     const GROUP_LINK: u32 = 1;
-    let mut socket = NetlinkSocket::open(libc::NETLINK_ROUTE)?;
-    socket.subscribe(GROUP_LINK)?;
-    Ok(socket)
+    NetlinkSocket::open_in(libc::NETLINK_ROUTE, &[GROUP_LINK])
 }
 
 /// Waits until a device is gone. A bridge announces likewise that a port has left it,
@@ -189,6 +233,19 @@ pub(crate) fn find(socket: &mut NetlinkSocket, name: &str) -> Result<Option<Devi
     }
 }
 
+/// The device of this index.
+pub(crate) fn of_index(
+    socket: &mut NetlinkSocket,
+    index: u32,
+) -> Result<Option<Device>, NetlinkError> {
+    let message = Message::new(libc::RTM_GETLINK, 0, &fixed(index, 0));
+    match socket.query(message) {
+        Ok(replies) => Ok(replies.iter().find_map(device)),
+        Err(error) if error.is_absent() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// All devices of the namespace.
 pub(crate) fn list(socket: &mut NetlinkSocket) -> Result<Vec<Device>, NetlinkError> {
     let message = Message::new(libc::RTM_GETLINK, libc::NLM_F_DUMP, &fixed(0, 0));
@@ -204,20 +261,53 @@ fn device(reply: &Reply) -> Option<Device> {
         name: String::new(),
         alias: String::new(),
         kind: String::new(),
+        is_up: u32_at(&reply.payload, 8)? & UP != 0,
+        mac: Vec::new(),
+        master: None,
+        wrong_flags: Vec::new(),
     };
     for (kind, value) in attributes(reply.payload.get(FIXED_LENGTH..)?) {
         match kind {
             IFLA_IFNAME => found.name = text(value),
             IFLA_IFALIAS => found.alias = text(value),
+            IFLA_ADDRESS => found.mac = value.to_vec(),
+            IFLA_MASTER => found.master = u32_at(value, 0),
             IFLA_LINKINFO => {
                 found.kind = attribute(value, IFLA_INFO_KIND)
                     .map(text)
                     .unwrap_or_default();
+                if found.kind == "bridge"
+                    && let Some(data) = attribute(value, IFLA_INFO_DATA)
+                {
+                    found.wrong_flags.extend(wrong_flags(data, &BRIDGE_FLAGS));
+                }
+                if let Some(data) = attribute(value, IFLA_INFO_SLAVE_DATA) {
+                    found.wrong_flags.extend(wrong_flags(data, &PORT_FLAGS));
+                }
             }
             _ => {}
         }
     }
     Some(found)
+}
+
+fn put_flags(message: &mut Message, flags: &[Flag]) {
+    for flag in flags {
+        if flag.is_byte {
+            message.put_u8(flag.kind, flag.value.to_le_bytes()[0]);
+        } else {
+            message.put_u32(flag.kind, flag.value);
+        }
+    }
+}
+
+/// The flags that have another value. One that the kernel does not know is not wrong.
+fn wrong_flags<'a>(data: &'a [u8], flags: &'a [Flag]) -> impl Iterator<Item = &'static str> + 'a {
+    flags.iter().filter_map(|flag| {
+        let value = attribute(data, flag.kind)?;
+        let value = u32_at(value, 0).unwrap_or_else(|| value.first().copied().map_or(0, u32::from));
+        (value != flag.value).then_some(flag.name)
+    })
 }
 
 /// `struct ifinfomsg`: the flags given are the only ones changed.

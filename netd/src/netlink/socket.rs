@@ -1,17 +1,22 @@
-//! A netlink socket that sends a batch and waits for the kernel's verdict on it.
+//! A netlink socket that sends a batch and waits for the kernel's verdict on it, or that
+//! hears what others change.
 //!
 //! Every wait has a deadline: the kernel answers synchronously, so an answer that does
 //! not come means that something is wrong, not that it is slow.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use netlink_sys::{Socket, SocketAddr};
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
+use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::sockopt::{
     Timeout, set_socket_recv_buffer_size_force, set_socket_send_buffer_size_force,
     set_socket_timeout,
 };
+use rustix::net::{RecvFlags, SendFlags, getsockname, recv, send};
 
 use super::message::{HEADER_LENGTH, Message, attribute, text, u16_at, u32_at};
 
@@ -85,10 +90,19 @@ enum Completion {
     LastOrFirstRefused,
 }
 
+/// Whether every notification was heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hearing {
+    /// Each was.
+    Complete,
+    /// Some did not fit into the socket's buffer.
+    Lost,
+}
+
 /// A netlink socket.
 #[derive(Debug)]
 pub(crate) struct NetlinkSocket {
-    socket: Socket,
+    socket: OwnedFd,
     sequence: u32,
     buffer: Vec<u8>,
 }
@@ -96,6 +110,11 @@ pub(crate) struct NetlinkSocket {
 impl NetlinkSocket {
     /// Opens a socket in the network namespace of the calling thread.
     pub(crate) fn open(protocol: i32) -> Result<Self, NetlinkError> {
+        Self::open_in(protocol, &[])
+    }
+
+    /// Opens a socket that receives the notifications of groups from now on.
+    pub(crate) fn open_in(protocol: i32, groups: &[u32]) -> Result<Self, NetlinkError> {
         let fail = |act| move |source| NetlinkError::Socket { act, source };
         let family = isize::try_from(protocol).expect("protocol numbers are small");
         let mut socket = Socket::new(family).map_err(fail("open"))?;
@@ -106,6 +125,13 @@ impl NetlinkSocket {
         socket
             .set_ext_ack(true)
             .map_err(fail("ask for extended errors"))?;
+        // Dumps of one device are filtered by the kernel.
+        socket
+            .set_netlink_get_strict_chk(true)
+            .map_err(fail("ask for strict requests"))?;
+        for group in groups {
+            socket.add_membership(*group).map_err(fail("subscribe"))?;
+        }
         let deadline = Some(ANSWER_DEADLINE);
         set_socket_timeout(socket.as_fd(), Timeout::Recv, deadline)
             .and_then(|()| set_socket_send_buffer_size_force(socket.as_fd(), BUFFER_BYTES))
@@ -114,11 +140,68 @@ impl NetlinkSocket {
                 act: "set options",
                 source: errno.into(),
             })?;
-        Ok(Self {
+        let socket = socket
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(fail("duplicate"))?;
+        Ok(Self::of(socket))
+    }
+
+    /// Goes on with a socket that another process opened and left. What it did not read is
+    /// thrown away.
+    pub(crate) fn take_over(socket: OwnedFd) -> Result<Self, NetlinkError> {
+        let mut socket = Self::of(socket);
+        // Losses do not matter: nothing of it was meant for this process.
+        let _hearing = socket.hear(|_, _, _| {})?;
+        Ok(socket)
+    }
+
+    fn of(socket: OwnedFd) -> Self {
+        Self {
             socket,
             sequence: 0,
             buffer: Vec::with_capacity(RECEIVE_BYTES),
-        })
+        }
+    }
+
+    /// The same socket, for another to hold.
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.socket.try_clone()
+    }
+
+    /// The port by which the kernel knows the socket, and says who changed something.
+    pub(crate) fn port(&self) -> Result<u32, NetlinkError> {
+        let fail = |errno: Errno| NetlinkError::Socket {
+            act: "look at",
+            source: errno.into(),
+        };
+        let address = getsockname(&self.socket).map_err(fail)?;
+        SocketAddrNetlink::try_from(address)
+            .map(|address| address.pid())
+            .map_err(fail)
+    }
+
+    /// Takes in every notification that has come, without waiting for more: its type, the
+    /// port of who caused it, and what follows the header.
+    pub(crate) fn hear(
+        &mut self,
+        mut visit: impl FnMut(u16, u32, &[u8]),
+    ) -> Result<Hearing, NetlinkError> {
+        let mut hearing = Hearing::Complete;
+        loop {
+            match self.receive(RecvFlags::DONTWAIT) {
+                Ok(()) => {}
+                Err(error) if error.errno() == Some(libc::EAGAIN) => return Ok(hearing),
+                Err(error) if error.errno() == Some(libc::ENOBUFS) => {
+                    hearing = Hearing::Lost;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            for message in messages_in(&self.buffer) {
+                visit(message.kind, message.port, message.payload);
+            }
+        }
     }
 
     /// Sends messages as one datagram and waits until each is acknowledged. The kernel
@@ -138,24 +221,15 @@ impl NetlinkSocket {
             .map(drop)
     }
 
-    /// Receives the notifications of a group from now on.
-    pub(crate) fn subscribe(&mut self, group: u32) -> Result<(), NetlinkError> {
-        self.socket
-            .add_membership(group)
-            .map_err(|source| NetlinkError::Socket {
-                act: "subscribe",
-                source,
-            })
-    }
-
     /// Waits for a notification that is looked for.
     pub(crate) fn wait(
         &mut self,
         is_looked_for: impl Fn(u16, &[u8]) -> bool,
     ) -> Result<(), NetlinkError> {
         loop {
-            self.receive()?;
-            if messages_in(&self.buffer).any(|(kind, _, _, payload)| is_looked_for(kind, payload)) {
+            self.receive(RecvFlags::empty())?;
+            let mut messages = messages_in(&self.buffer);
+            if messages.any(|message| is_looked_for(message.kind, message.payload)) {
                 return Ok(());
             }
         }
@@ -188,23 +262,20 @@ impl NetlinkSocket {
             }
             request.extend_from_slice(&bytes);
         }
-        self.socket
-            .send(&request, 0)
-            .map_err(|source| NetlinkError::Socket {
-                act: "send",
-                source,
-            })?;
+        send(&self.socket, &request, SendFlags::empty()).map_err(|errno| NetlinkError::Socket {
+            act: "send",
+            source: errno.into(),
+        })?;
         self.collect(first, awaited, completion)
     }
 
-    fn receive(&mut self) -> Result<(), NetlinkError> {
+    fn receive(&mut self, flags: RecvFlags) -> Result<(), NetlinkError> {
         self.buffer.clear();
-        self.socket
-            .recv(&mut self.buffer, 0)
+        recv(&self.socket, spare_capacity(&mut self.buffer), flags)
             .map(drop)
-            .map_err(|source| NetlinkError::Socket {
+            .map_err(|errno| NetlinkError::Socket {
                 act: "receive",
-                source,
+                source: errno.into(),
             })
     }
 
@@ -218,8 +289,15 @@ impl NetlinkSocket {
         let mut replies = Vec::new();
         let mut refusal = None;
         loop {
-            self.receive()?;
-            for (kind, sequence, flags, payload) in messages_in(&self.buffer) {
+            self.receive(RecvFlags::empty())?;
+            for received in messages_in(&self.buffer) {
+                let Received {
+                    kind,
+                    flags,
+                    sequence,
+                    port: _,
+                    payload,
+                } = received;
                 let index = sequence.wrapping_sub(first);
                 if index > awaited.wrapping_sub(first) {
                     continue;
@@ -252,16 +330,26 @@ fn expects_answer(message: &[u8]) -> bool {
     u16_at(message, 6).is_some_and(|flags| flags & ACKNOWLEDGE_OR_DUMP != 0)
 }
 
-fn messages_in(buffer: &[u8]) -> impl Iterator<Item = (u16, u32, u16, &[u8])> {
+/// A message in a received datagram.
+struct Received<'a> {
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    port: u32,
+    payload: &'a [u8],
+}
+
+fn messages_in(buffer: &[u8]) -> impl Iterator<Item = Received<'_>> {
     let mut rest = buffer;
     std::iter::from_fn(move || {
         let length = usize::try_from(u32_at(rest, 0)?).ok()?;
-        let item = (
-            u16_at(rest, 4)?,
-            u32_at(rest, 8)?,
-            u16_at(rest, 6)?,
-            rest.get(HEADER_LENGTH..length)?,
-        );
+        let item = Received {
+            kind: u16_at(rest, 4)?,
+            flags: u16_at(rest, 6)?,
+            sequence: u32_at(rest, 8)?,
+            port: u32_at(rest, 12)?,
+            payload: rest.get(HEADER_LENGTH..length)?,
+        };
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some(item)
     })
@@ -291,4 +379,10 @@ fn refusal_in(index: u32, flags: u16, payload: &[u8]) -> Option<NetlinkError> {
         hint,
         source: io::Error::from_raw_os_error(-code),
     })
+}
+
+impl AsFd for NetlinkSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::thread;
 
+use super::damage::PortState;
 use super::error::{NetworkError, device};
 use super::model::{ALIAS_PREFIX, Addresses, Endpoint, EndpointId};
 use super::owner::chain;
@@ -25,6 +26,21 @@ pub(crate) enum DefaultRoute {
     Here,
     /// They do not.
     Elsewhere,
+}
+
+/// What the host end should be.
+pub(crate) fn wanted_port(endpoint: &Endpoint, bridge_index: u32) -> PortState {
+    let name = endpoint.id.ifname();
+    PortState {
+        alias: endpoint.id.alias(),
+        is_up: true,
+        master: Some(bridge_index),
+        wrong_flags: Vec::new(),
+        is_forwarded: true,
+        resolved: own_ips(endpoint).collect(),
+        settings: [(no_ipv6(&name), "1".to_owned())].into(),
+        name,
+    }
 }
 
 /// Makes the pair and brings both ends up.
@@ -72,7 +88,7 @@ pub(crate) fn connect(
             bridge_index,
         )])
         .map_err(device("connect the bridge port"))?;
-    sysctl::write(&format!("ipv6/conf/{ifname}/disable_ipv6"), "1")?;
+    sysctl::ensure(&no_ipv6(&ifname), "1")?;
     let port = link::find(socket, &ifname)
         .map_err(device("look for the bridge port"))?
         .ok_or_else(|| device("look for the bridge port")(gone()))?;
@@ -133,10 +149,15 @@ pub(crate) fn forget(
     })
 }
 
-/// Whether the host end of an endpoint is there.
-pub(crate) fn exists(socket: &mut NetlinkSocket, id: &EndpointId) -> Result<bool, NetworkError> {
-    let found = link::find(socket, &id.ifname()).map_err(device("look for the bridge port"))?;
-    Ok(found.is_some_and(|device| device.alias == id.alias()))
+/// Gives a port its name back.
+pub(crate) fn rename(
+    socket: &mut NetlinkSocket,
+    index: u32,
+    id: &EndpointId,
+) -> Result<(), NetworkError> {
+    socket
+        .execute(vec![link::rename(index, &id.ifname())])
+        .map_err(device("rename the bridge port"))
 }
 
 /// Removes every pair with our stamp that no endpoint claims.
@@ -238,4 +259,9 @@ fn gone() -> crate::netlink::NetlinkError {
         act: "find the device",
         source: std::io::Error::from_raw_os_error(libc::ENODEV),
     }
+}
+
+/// The setting that keeps IPv6 off a bridge port.
+fn no_ipv6(ifname: &str) -> String {
+    format!("ipv6/conf/{ifname}/disable_ipv6")
 }

@@ -174,6 +174,9 @@ pub(crate) enum NetworkError {
     /// A host port could not be reserved for a reason of the machine.
     #[error("reserve a host port")]
     Reserve(#[source] std::io::Error),
+    /// Changes cannot be heard.
+    #[error("wait for changes of the network")]
+    Watch(#[source] std::io::Error),
     /// No thread could be started.
     #[error("start a thread")]
     Thread(#[source] std::io::Error),

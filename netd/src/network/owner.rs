@@ -8,25 +8,29 @@
 //! The firewall pins a bridge port to its addresses before the device is there, and until
 //! it is gone.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
 mod change;
+pub(super) mod heal;
 mod networks;
 mod rename;
 mod sandboxes;
 
+use super::damage::Damage;
 use super::device::{self, DefaultRoute};
 use super::error::{self, NetworkError};
 use super::model::{
     AttachRequest, Egress, Endpoint, EndpointId, HostPort, InvalidValue, Name, Network,
     PortMapping, Protocol, PublishedPort,
 };
+use super::monitor::{Inbox, SettingsWatch};
 use super::port::{Reservation, Reserved, Reserver};
 use super::registry::Registry;
+use super::repairs::Repairs;
 use super::{ChangeKind, LeaseFate, Publisher, Request};
 use crate::firewall::expression::Family;
 use crate::firewall::{Difference, Elements, Firewall};
@@ -73,6 +77,14 @@ pub(crate) struct Owner {
     pub(super) store: Store,
     pub(super) registry: Registry,
     pub(super) reservations: BTreeMap<EndpointId, Vec<Reservation>>,
+    /// Endpoints whose detaching has begun; what is missing of them is not damage.
+    pub(super) condemned: BTreeSet<EndpointId>,
+    /// Where to look for damage.
+    pub(super) inbox: Inbox,
+    pub(super) settings_watch: SettingsWatch,
+    pub(super) repairs: Arc<Repairs>,
+    /// What repairs did not mend, by what it is the damage of.
+    pub(super) hopeless: BTreeMap<String, Vec<Damage>>,
 }
 
 impl Owner {
@@ -104,12 +116,25 @@ impl Owner {
             Request::DeleteNetwork(name, reply) => {
                 drop(reply.send(self.delete_network(&name, publisher)));
             }
+            Request::Look => self.heal(),
         }
     }
 
     /// What is attached.
     pub(crate) fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// Where repairs are told.
+    pub(crate) fn repairs(&self) -> Arc<Repairs> {
+        Arc::clone(&self.repairs)
+    }
+
+    /// By what the kernel knows who writes the firewall.
+    pub(crate) fn firewall_port(&self) -> Result<u32, NetworkError> {
+        self.firewall
+            .port()
+            .map_err(error::device("look at the firewall's socket"))
     }
 
     fn attach(
@@ -223,13 +248,17 @@ impl Owner {
             })
     }
 
-    pub(super) fn leases_mut(&mut self, network: &Name) -> Result<&mut Leases, NetworkError> {
+    pub(super) fn bridge_mut(&mut self, network: &Name) -> Result<&mut Bridge, NetworkError> {
         match self.bridges.get_mut(network) {
-            Some(bridge) => Ok(&mut bridge.leases),
+            Some(bridge) => Ok(bridge),
             None => Err(NetworkError::NetworkNotFound {
                 network: network.to_string(),
             }),
         }
+    }
+
+    pub(super) fn leases_mut(&mut self, network: &Name) -> Result<&mut Leases, NetworkError> {
+        Ok(&mut self.bridge_mut(network)?.leases)
     }
 
     /// The first device name that no other endpoint of a namespace has.
@@ -436,6 +465,7 @@ impl Owner {
             return Ok(());
         };
         self.record(&endpoint, Phase::Detaching)?;
+        self.condemned.insert(id.clone());
         let mut errors = self.unmake(&endpoint).into_iter();
         if let Some(first) = errors.next() {
             for error in errors {
@@ -443,6 +473,7 @@ impl Owner {
             }
             return Err(first);
         }
+        self.condemned.remove(id);
         self.reservations.remove(id);
         self.registry.remove(id);
         let leases = self.leases_mut(&endpoint.network)?;

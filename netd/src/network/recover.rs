@@ -3,16 +3,19 @@
 //! Nothing is removed first. Rows say what should be there; the kernel is made to agree,
 //! and traffic of endpoints that are there goes on all the while.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::error::{NetworkError, StartError, device as device_error};
 use super::model::{Egress, Endpoint, EndpointId, Network, Policy, WantedAddresses};
+use super::monitor::Monitor;
+use super::owner::heal::{Condition, Telling, recorded_firewall};
 use super::owner::{Bridge, Owner, Settings, chain};
+use super::repairs::{Repairs, Subject};
 use super::subnet::Subnets;
 use super::{DEFAULT_NETWORK, bridge, choose, device, port, registry::Registry};
 use crate::config::Config;
-use crate::firewall::{Firewall, Layout};
+use crate::firewall::{Firewall, Inheritance, Layout, Mended};
 use crate::ipam::Leases;
 use crate::netlink::NetlinkSocket;
 use crate::netns::NetnsDirectory;
@@ -25,8 +28,9 @@ use crate::store::{Change, Store, StoreError};
 const SUBNET_KEY: &str = "subnet";
 
 impl Owner {
-    /// Takes over what is there and makes what is missing.
-    pub(crate) fn start(config: &Config) -> Result<Self, StartError> {
+    /// Takes over what is there and makes what is missing: the firewall first, so that
+    /// nothing becomes reachable without it.
+    pub(crate) fn start(config: &Config, monitor: &Monitor) -> Result<Self, StartError> {
         let durable = Arc::new(Store::open(&config.lease_file()).map_err(NetworkError::from)?);
         let store = Store::open(&config.endpoint_file()).map_err(NetworkError::from)?;
         let mut routing = open(libc::NETLINK_ROUTE)?;
@@ -38,33 +42,36 @@ impl Owner {
         let mut registry = Registry::default();
         let mut bridges = BTreeMap::new();
         for network in std::iter::once(&default_network).chain(&users) {
-            let index = bridge::ensure(&mut routing, &network.bridge_name, &network.subnets)?;
             let leases = Leases::open(Arc::clone(&durable), network, config.quarantine)
                 .map_err(NetworkError::from)?;
-            bridges.insert(network.name.clone(), Bridge { index, leases });
+            bridges.insert(network.name.clone(), Bridge { index: 0, leases });
             registry.insert_network(network);
         }
         for id in read_sandboxes(&store)? {
             registry.insert_sandbox(&id);
         }
-        let mut unfinished = Vec::new();
-        for (endpoint, phase) in read_rows(&store)? {
-            let is_whole = phase == Phase::Attached
-                && bridges.contains_key(&endpoint.network)
-                && netns.has(&endpoint.sandbox)
-                && device::exists(&mut routing, &endpoint.id)?;
-            if is_whole {
-                registry.insert(&Arc::new(endpoint));
-            } else {
-                unfinished.push((endpoint, phase));
-            }
+        let (whole, unfinished): (Vec<_>, Vec<_>) =
+            read_rows(&store)?
+                .into_iter()
+                .partition(|(endpoint, phase)| {
+                    *phase == Phase::Attached
+                        && bridges.contains_key(&endpoint.network)
+                        && netns.has(&endpoint.sandbox)
+                });
+        for (endpoint, _) in whole {
+            registry.insert(&Arc::new(endpoint));
         }
+        let inheritance = Inheritance {
+            socket: None,
+            digest: recorded_firewall(&store)?,
+            ownership: config.ownership,
+        };
         let layout = Layout {
             host_access: config.host_access,
             max_connections: config.max_connections,
         };
-        let firewall =
-            Firewall::adopt(&layout, &registry.elements()).map_err(NetworkError::from)?;
+        let (firewall, mended) = Firewall::adopt(&layout, &registry.elements(), inheritance)
+            .map_err(NetworkError::from)?;
         let mut owner = Self {
             settings: Settings {
                 default_network,
@@ -80,7 +87,14 @@ impl Owner {
             store,
             registry,
             reservations: BTreeMap::new(),
+            condemned: BTreeSet::new(),
+            inbox: monitor.inbox(),
+            settings_watch: monitor.settings_watch(),
+            repairs: Arc::new(Repairs::new()),
+            hopeless: BTreeMap::new(),
         };
+        owner.conclude_adoption(mended)?;
+        owner.adopt_bridges()?;
         owner.finish(unfinished);
         owner.adopt_endpoints()?;
         owner.adopt_sandboxes()?;
@@ -105,6 +119,39 @@ impl Owner {
         Ok(())
     }
 
+    /// What was repaired while nothing is attached is not damage: it is the first start.
+    fn conclude_adoption(&mut self, mended: Mended) -> Result<(), NetworkError> {
+        self.record_firewall()?;
+        if self.registry.len() == 0 {
+            return Ok(());
+        }
+        self.cut(&mended.difference)?;
+        if let Some(damage) = mended.damage {
+            self.repairs.tell(Subject::Firewall, damage);
+        }
+        Ok(())
+    }
+
+    fn adopt_bridges(&mut self) -> Result<(), NetworkError> {
+        self.settings_watch.watch(bridge::HOST_DIRECTORIES)?;
+        bridge::prepare_host(&mut self.routing)?;
+        let networks: Vec<_> = self.registry.networks().cloned().collect();
+        for network in networks {
+            let telling = if self.registry.count_on(&network.name) == 0 {
+                Telling::Quiet
+            } else {
+                Telling::Aloud
+            };
+            let condition = self.heal_bridge(&network, telling)?;
+            tracing::info!(
+                bridge = network.bridge_name,
+                adopted = condition == Condition::Whole,
+                "bridge ready"
+            );
+        }
+        Ok(())
+    }
+
     fn finish(&mut self, unfinished: Vec<(Endpoint, Phase)>) {
         for (endpoint, phase) in unfinished {
             tracing::warn!(endpoint_id = %endpoint.id, name = %endpoint.name, ?phase, "endpoint is not whole, removing it");
@@ -117,17 +164,16 @@ impl Owner {
     fn adopt_endpoints(&mut self) -> Result<(), NetworkError> {
         let endpoints: Vec<_> = self.registry.by_name().cloned().collect();
         for endpoint in endpoints {
-            let Bridge { index, leases } = self
-                .bridges
-                .get_mut(&endpoint.network)
-                .expect("an endpoint without its network is not whole");
+            let leases = self.leases_mut(&endpoint.network)?;
             let (leased, novelty) = leases.grant(&endpoint.name, WantedAddresses::default())?;
             if leased != endpoint.addresses {
                 tracing::warn!(name = %endpoint.name, address = %endpoint.addresses.ipv4, leased = %leased.ipv4, "endpoint has another address than its lease, ignoring");
             }
             let kept = leases.ports_of(&endpoint.name).to_vec();
             leases.keep(&endpoint.name, novelty, kept)?;
-            device::connect(&mut self.routing, *index, &endpoint)?;
+            if let Err(error) = self.heal_port(&endpoint, Telling::Aloud) {
+                tracing::error!(endpoint_id = %endpoint.id, error = %chain(&error), "endpoint adopted without its device");
+            }
             let held = endpoint
                 .published
                 .iter()

@@ -1,11 +1,13 @@
 //! What is attached, and what follows from it: which links are open, and which elements
 //! the firewall has. Pure.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use rpds::{RedBlackTreeMapSync, RedBlackTreeSet, RedBlackTreeSetSync};
 
-use super::model::{Endpoint, EndpointId, Link, Name, Network};
+use super::model::{Addresses, Endpoint, EndpointId, Link, Name, Network};
 use crate::firewall::{Elements, OpenLink, endpoint, link, network, port};
 
 /// A link as declared, and what of it is open.
@@ -154,6 +156,29 @@ impl Registry {
     pub(crate) fn find_ifname(&self, id: &EndpointId) -> Option<&EndpointId> {
         let (next, _) = self.endpoints.range(id.first_of_ifname()..).next()?;
         (next.ifname() == id.ifname()).then_some(next)
+    }
+
+    /// The endpoint whose device has a name.
+    pub(crate) fn find_device(&self, ifname: &str) -> Option<&Arc<Endpoint>> {
+        let digits = ifname.strip_prefix("lk")?;
+        let first: EndpointId = format!("{digits:0<64}").parse().ok()?;
+        let (_, endpoint) = self.endpoints.range(first..).next()?;
+        (endpoint.id.ifname() == ifname).then_some(endpoint)
+    }
+
+    /// The endpoints that have one of these addresses.
+    pub(crate) fn with_addresses<'a>(
+        &'a self,
+        ips: &'a BTreeSet<IpAddr>,
+    ) -> impl Iterator<Item = &'a Arc<Endpoint>> + 'a {
+        let has_one = |endpoint: &&Arc<Endpoint>| {
+            let Addresses { ipv4, ipv6 } = endpoint.addresses;
+            let link_local = endpoint.addresses.mac().link_local();
+            let own = [IpAddr::V4(ipv4), IpAddr::V6(ipv6), IpAddr::V6(link_local)];
+            own.iter().any(|ip| ips.contains(ip))
+        };
+        let all = (!ips.is_empty()).then_some(self.endpoints.values());
+        all.into_iter().flatten().filter(has_one)
     }
 
     /// How many endpoints there are.

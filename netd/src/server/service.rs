@@ -2,11 +2,12 @@
 
 use linkspan_proto::net_v1 as wire;
 use linkspan_proto::net_v1::network_service_server::NetworkService;
+use linkspan_proto::time::system_time;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::holder::Question;
-use super::watch::{self, WatchStream};
+use super::watch::{self, RepairStream, WatchStream};
 use super::{convert, explain, status};
 use crate::config::Config;
 use crate::firewall::counter::Counter;
@@ -274,6 +275,17 @@ impl NetworkService for NetworkEdge {
             })
             .collect();
         Ok(Response::new(wire::GetDropCountersResponse { counters }))
+    }
+
+    type WatchRepairsStream = RepairStream;
+
+    async fn watch_repairs(
+        &self,
+        request: Request<wire::WatchRepairsRequest>,
+    ) -> Result<Response<Self::WatchRepairsStream>, Status> {
+        let after = request.into_inner().after.as_ref().and_then(system_time);
+        let stream = watch::repairs(&self.handle, after, self.stopping.clone());
+        Ok(Response::new(stream))
     }
 
     type WatchEndpointsStream = WatchStream;

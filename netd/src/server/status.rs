@@ -71,6 +71,7 @@ fn class(error: &NetworkError) -> (Code, ErrorReason) {
         | NetworkError::NotABridge { .. }
         | NetworkError::Firewall(_)
         | NetworkError::Reserve(_)
+        | NetworkError::Watch(_)
         | NetworkError::Thread(_) => (Code::Internal, ErrorReason::Internal),
     }
 }

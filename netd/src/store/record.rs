@@ -25,6 +25,8 @@ pub(crate) const ENDPOINTS: Table = Table("endpoints");
 
 /// Namespaces that stay without endpoints, in the volatile file.
 pub(crate) const SANDBOXES: Table = Table("sandboxes");
+/// What the kernel has of the firewall, in the volatile file.
+pub(crate) const FIREWALL: Table = Table("firewall");
 
 /// The version of every record here.
 pub(crate) const VERSION: u32 = 1;
@@ -70,6 +72,16 @@ pub(crate) struct SubnetRecord {
     pub(crate) base: Ipv4Addr,
     /// The length of the prefix.
     pub(crate) prefix: u8,
+}
+
+/// What the fixed part of the firewall was like in the kernel when it was written. A start
+/// that finds none, or another, writes it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FirewallRecord {
+    /// The version.
+    pub(crate) version: u32,
+    /// The digest.
+    pub(crate) digest: u64,
 }
 
 /// What is being done to an endpoint, written before it is done.

@@ -10,6 +10,7 @@
 mod adoption;
 mod answers;
 mod golden;
+mod heal;
 mod lan;
 mod limit;
 mod links;

@@ -138,22 +138,7 @@ impl World {
 
     /// Talks to the daemon.
     pub(crate) fn ask<T>(&self, conversation: impl AsyncFnOnce(Client) -> T) -> T {
-        let path = self.path().join("run/netd.sock");
-        // A runtime of its own: when it goes, so does the connection.
-        let runtime = new_runtime();
-        runtime.block_on(async move {
-            let connector = tower::service_fn(move |_| {
-                let path = path.clone();
-                async move {
-                    Ok::<_, io::Error>(TokioIo::new(tokio::net::UnixStream::connect(path).await?))
-                }
-            });
-            let channel = tonic::transport::Endpoint::from_static("http://localhost")
-                .connect_with_connector(connector)
-                .await
-                .expect("connect to the daemon");
-            conversation(Client::new(channel)).await
-        })
+        ask_at(self.path(), conversation)
     }
 
     pub(crate) fn attach(&self, request: AttachEndpointRequest) -> Endpoint {
@@ -197,6 +182,26 @@ impl Drop for World {
         let run = self.path().join("run");
         rustix::mount::unmount(&run, rustix::mount::UnmountFlags::DETACH).ok();
     }
+}
+
+/// Talks to the daemon of the world in a directory.
+pub(crate) fn ask_at<T>(world: &Path, conversation: impl AsyncFnOnce(Client) -> T) -> T {
+    let path = world.join("run/netd.sock");
+    // A runtime of its own: when it goes, so does the connection.
+    let runtime = new_runtime();
+    runtime.block_on(async move {
+        let connector = tower::service_fn(move |_| {
+            let path = path.clone();
+            async move {
+                Ok::<_, io::Error>(TokioIo::new(tokio::net::UnixStream::connect(path).await?))
+            }
+        });
+        let channel = tonic::transport::Endpoint::from_static("http://localhost")
+            .connect_with_connector(connector)
+            .await
+            .expect("connect to the daemon");
+        conversation(Client::new(channel)).await
+    })
 }
 
 pub(crate) fn new_runtime() -> tokio::runtime::Runtime {

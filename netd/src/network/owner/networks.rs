@@ -183,11 +183,14 @@ impl Owner {
         let leases = Leases::open(Arc::clone(&self.durable), network, self.settings.quarantine)?;
         self.bridges
             .insert(network.name.clone(), Bridge { index, leases });
-        Ok(())
+        self.settings_watch
+            .watch(bridge::setting_directories(&network.bridge_name))
     }
 
     /// Removes everything of a network that nobody is on. Goes on after a failure.
     fn unmake_network(&mut self, network: &Network) -> Vec<NetworkError> {
+        self.settings_watch
+            .forget(bridge::setting_directories(&network.bridge_name));
         let forgotten = match self.bridges.remove(&network.name) {
             Some(bridge) => bridge.leases.forget().map_err(NetworkError::from),
             None => Ok(()),
