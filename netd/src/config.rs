@@ -178,9 +178,9 @@ impl Config {
         self.run.join("netd.sock")
     }
 
-    /// The socket of who keeps the socket that owns the firewall.
-    pub(crate) fn keeper_path(&self) -> PathBuf {
-        self.run.join("keeper.sock")
+    /// The directory of this boot's state.
+    pub(crate) fn run_directory(&self) -> &Path {
+        &self.run
     }
 
     /// The directory of pinned network namespaces.

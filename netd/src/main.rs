@@ -11,6 +11,7 @@ mod config;
 mod firewall;
 mod hash;
 mod ipam;
+mod keeper;
 mod names;
 mod netlink;
 mod netns;
@@ -82,7 +83,7 @@ fn run(config: &Config) -> ExitCode {
 fn serve(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
     config.prepare_directories()?;
     // It hears from here on, so that nothing falls between the first look and the next.
-    let monitor = Monitor::open()?;
+    let monitor = Monitor::open(config.run_directory())?;
     let owner = Owner::start(config, &monitor)?;
     let info = server::NetworkInfo::of(config);
     let (handle, served_networks, threads) = network::spawn(owner, monitor)?;

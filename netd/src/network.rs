@@ -318,7 +318,7 @@ pub(crate) fn spawn(
     };
     let repairs = owner.repairs();
     let (stop, monitor) = monitor
-        .spawn(owner.firewall_port()?, requests.downgrade())
+        .spawn(owner.ownership()?, requests.downgrade())
         .map_err(NetworkError::Thread)?;
     let owner = thread::Builder::new()
         .name("network".to_owned())

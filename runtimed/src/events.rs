@@ -17,7 +17,7 @@ pub(crate) struct Event {
     /// Counts up by one from the start of this process.
     pub(crate) sequence: u64,
     pub(crate) time: SystemTime,
-    /// `container` or `image`.
+    /// `container`, `image` or `network`.
     pub(crate) kind: &'static str,
     pub(crate) action: String,
     pub(crate) id: String,

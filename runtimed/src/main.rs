@@ -14,16 +14,20 @@ mod port;
 mod server;
 mod shim_client;
 mod store;
+mod table_keeper;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Arguments, Config};
 use crate::engine::Engine;
+use crate::table_keeper::TableKeeper;
 
 /// EX_USAGE of sysexits(3).
 const EXIT_USAGE: u8 = 64;
@@ -74,9 +78,14 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let engine = Engine::open(config)?;
+    let stop = CancellationToken::new();
+    // Before the recovery, which waits for netd, which may wait for what is kept.
+    let keeper = TableKeeper::listen(&engine.config.run)?;
+    for_ever(&engine, &stop, "keep netd's tables", keeper.serve());
     engine.recover().await?;
+    let repairs = network_client::repairs::follow(Arc::clone(&engine));
+    for_ever(&engine, &stop, "follow netd's repairs", repairs);
     let listener = server::bind(&engine.config.run)?;
-    let stop = tokio_util::sync::CancellationToken::new();
     let stopped = stop.clone();
     let mut serving = Box::pin(server::serve(engine, listener, stopped));
     // A service manager that is not there needs no word.
@@ -94,4 +103,19 @@ async fn run(config: Config) -> anyhow::Result<()> {
         Ok(result) => result,
         Err(_elapsed) => Ok(()),
     }
+}
+
+/// Runs what ends only with the engine, or by a failure that the engine can live with.
+fn for_ever(
+    engine: &Arc<Engine>,
+    stop: &CancellationToken,
+    act: &'static str,
+    task: impl Future<Output = std::io::Error> + Send + 'static,
+) {
+    let stop = stop.clone();
+    engine.tracker.spawn(async move {
+        if let Some(error) = stop.run_until_cancelled(task).await {
+            tracing::error!(act, %error, "not done any more, ignoring");
+        }
+    });
 }

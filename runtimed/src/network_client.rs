@@ -18,6 +18,7 @@ macro_rules! call {
 }
 mod live;
 mod networks;
+pub(crate) mod repairs;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -6,23 +6,29 @@
 //!  inotify ───────────┘
 //! ```
 //!
-//! Settings below `/proc/sys` tell by inotify; the watches are on directories that are held
+//! It also hears when a keeper of the firewall's socket begins to listen, and hands the socket
+//! over. Settings below `/proc/sys` tell by inotify; the watches are on directories that are held
 //! open, since the kernel may forget the rest. The monitor decides nothing and changes nothing.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use rustix::io::Errno;
 use tokio::sync::mpsc;
 
 use super::Request;
 use super::error::{NetworkError, device};
 use super::owner::chain;
 use super::touched::{self, Devices, Touched};
+use crate::keeper::{Keeper, SOCKET_NAME};
 use crate::netlink::socket::Hearing;
 use crate::netlink::{NetlinkError, NetlinkSocket, link};
 use crate::sysctl;
@@ -110,8 +116,20 @@ pub(crate) struct Monitor {
     routing: NetlinkSocket,
     firewall: NetlinkSocket,
     inotify: Arc<OwnedFd>,
+    /// The watch on the directory of sockets.
+    sockets: i32,
+    keeper: Keeper,
     devices: Devices,
     inbox: Inbox,
+}
+
+/// What a monitor knows of the socket that owns the firewall.
+#[derive(Debug)]
+pub(crate) struct Ownership {
+    /// By what the kernel knows it: what came through it is no news.
+    pub(crate) port: u32,
+    /// A duplicate, to hand over.
+    pub(crate) socket: OwnedFd,
 }
 
 /// Ends the monitor when it is dropped.
@@ -119,12 +137,16 @@ pub(crate) struct Monitor {
 pub(crate) struct Stop(#[expect(dead_code, reason = "closing it is its use")] PipeWriter);
 
 impl Monitor {
-    /// Begins to listen.
-    pub(crate) fn open() -> Result<Self, NetworkError> {
+    /// Begins to listen. The keeper's socket is in the given directory.
+    pub(crate) fn open(run: &Path) -> Result<Self, NetworkError> {
         let act = "listen to changes of the network";
-        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)
-            .map_err(|errno| NetworkError::Watch(errno.into()))?;
+        let failed = |errno: Errno| NetworkError::Watch(errno.into());
+        let flags = CreateFlags::CLOEXEC | CreateFlags::NONBLOCK;
+        let inotify = inotify::init(flags).map_err(failed)?;
+        let arrival = WatchFlags::CREATE | WatchFlags::MOVED_TO;
         Ok(Self {
+            sockets: inotify::add_watch(&inotify, run, arrival).map_err(failed)?,
+            keeper: Keeper::new(run),
             routing: NetlinkSocket::open_in(libc::NETLINK_ROUTE, &ROUTING_GROUPS)
                 .map_err(device(act))?,
             firewall: NetlinkSocket::open_in(libc::NETLINK_NETFILTER, &[NFTABLES_GROUP])
@@ -148,18 +170,22 @@ impl Monitor {
         self.inbox.clone()
     }
 
-    /// Runs on a thread of its own. `own_port` is by what the kernel knows the owner's
-    /// socket of the firewall: what came through it is no news.
+    /// The keeper of the firewall's socket.
+    pub(crate) fn keeper(&self) -> &Keeper {
+        &self.keeper
+    }
+
+    /// Runs on a thread of its own.
     pub(crate) fn spawn(
         self,
-        own_port: u32,
+        ownership: Ownership,
         owner: mpsc::WeakSender<Request>,
     ) -> io::Result<(Stop, thread::JoinHandle<()>)> {
         let (stopped, stop) = io::pipe()?;
         let thread = thread::Builder::new()
             .name("monitor".to_owned())
             .spawn(move || {
-                if let Err(error) = self.run(own_port, &stopped, &owner) {
+                if let Err(error) = self.run(&ownership, &stopped, &owner) {
                     tracing::error!(error = %chain(&error), "changes of the network are not heard any more");
                 }
             })?;
@@ -168,14 +194,15 @@ impl Monitor {
 
     fn run(
         mut self,
-        own_port: u32,
+        ownership: &Ownership,
         stopped: &PipeReader,
         owner: &mpsc::WeakSender<Request>,
     ) -> Result<(), NetworkError> {
         let act = "hear changes of the network";
         self.learn().map_err(device(act))?;
+        self.hand_over(ownership);
         loop {
-            let touched = self.hear(own_port).map_err(device(act))?;
+            let touched = self.hear(ownership).map_err(device(act))?;
             if !touched.is_empty() && self.inbox.add(touched) {
                 let Some(owner) = owner.upgrade() else {
                     return Ok(());
@@ -199,14 +226,14 @@ impl Monitor {
     }
 
     /// Takes in what has come.
-    fn hear(&mut self, own_port: u32) -> Result<Touched, NetlinkError> {
+    fn hear(&mut self, ownership: &Ownership) -> Result<Touched, NetlinkError> {
         let mut touched = Touched::default();
         let Self {
             routing, devices, ..
         } = self;
         let routing = routing.hear(|kind, _, payload| devices.hear(kind, payload, &mut touched))?;
         let firewall = self.firewall.hear(|kind, port, payload| {
-            if port != own_port {
+            if port != ownership.port {
                 touched::hear_firewall(kind, payload, &mut touched);
             }
         })?;
@@ -215,17 +242,38 @@ impl Monitor {
             self.learn()?;
             touched.everything = true;
         }
-        touched.settings |= self.hear_settings();
+        touched.settings |= self.hear_files(ownership);
         Ok(touched)
     }
 
-    fn hear_settings(&self) -> bool {
-        let mut buffer = [0; 4096];
-        let mut heard = false;
-        while rustix::io::read(&*self.inotify, &mut buffer).is_ok_and(|length| length > 0) {
-            heard = true;
+    /// Takes in what inotify tells; says whether settings were written.
+    fn hear_files(&self, ownership: &Ownership) -> bool {
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut reader = inotify::Reader::new(&*self.inotify, &mut buffer);
+        let (mut settings, mut keeper) = (false, false);
+        // It ends with EAGAIN.
+        while let Ok(event) = reader.next() {
+            if event.wd() == self.sockets {
+                keeper |= event.file_name().map(CStr::to_bytes) == Some(SOCKET_NAME.as_bytes());
+            } else {
+                settings = true;
+            }
         }
-        heard
+        if keeper {
+            self.hand_over(ownership);
+        }
+        settings
+    }
+
+    /// Lets the keeper keep the socket, if there is a keeper.
+    fn hand_over(&self, ownership: &Ownership) {
+        match self.keeper.keep(&ownership.socket) {
+            Ok(true) => tracing::info!("firewall kept by runtimed as well"),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "firewall not kept by runtimed, ignoring");
+            }
+        }
     }
 
     /// Waits for more; says whether it is time to end.
@@ -237,7 +285,7 @@ impl Monitor {
             PollFd::new(&*self.inotify, PollFlags::IN),
         ];
         match poll(&mut sources, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(!sources[0].revents().is_empty()),
+            Ok(_) | Err(Errno::INTR) => Ok(!sources[0].revents().is_empty()),
             Err(errno) => Err(NetworkError::Watch(errno.into())),
         }
     }

@@ -27,7 +27,7 @@ use super::model::{
     AttachRequest, Egress, Endpoint, EndpointId, HostPort, InvalidValue, Name, Network,
     PortMapping, Protocol, PublishedPort,
 };
-use super::monitor::{Inbox, SettingsWatch};
+use super::monitor::{Inbox, Ownership, SettingsWatch};
 use super::port::{Reservation, Reserved, Reserver};
 use super::registry::Registry;
 use super::repairs::Repairs;
@@ -130,11 +130,12 @@ impl Owner {
         Arc::clone(&self.repairs)
     }
 
-    /// By what the kernel knows who writes the firewall.
-    pub(crate) fn firewall_port(&self) -> Result<u32, NetworkError> {
-        self.firewall
-            .port()
-            .map_err(error::device("look at the firewall's socket"))
+    /// The socket that owns the firewall, for the monitor.
+    pub(crate) fn ownership(&self) -> Result<Ownership, NetworkError> {
+        let act = "look at the firewall's socket";
+        let port = self.firewall.port().map_err(error::device(act))?;
+        let socket = self.firewall.duplicate().map_err(NetworkError::Watch)?;
+        Ok(Ownership { port, socket })
     }
 
     fn attach(

@@ -17,6 +17,7 @@ use super::{DEFAULT_NETWORK, bridge, choose, device, port, registry::Registry};
 use crate::config::Config;
 use crate::firewall::{Firewall, Inheritance, Layout, Mended};
 use crate::ipam::Leases;
+use crate::keeper::Keeper;
 use crate::netlink::NetlinkSocket;
 use crate::netns::NetnsDirectory;
 use crate::store::record::{
@@ -62,7 +63,7 @@ impl Owner {
             registry.insert(&Arc::new(endpoint));
         }
         let inheritance = Inheritance {
-            socket: None,
+            socket: fetch_kept(monitor.keeper()),
             digest: recorded_firewall(&store)?,
             ownership: config.ownership,
         };
@@ -204,6 +205,20 @@ impl Owner {
         };
         Ok(self.netns.remove_orphans(is_lived_in)?)
     }
+}
+
+/// The socket that owns the firewall, if somebody kept it. Without it the firewall is taken
+/// over if nobody owns it.
+fn fetch_kept(keeper: &Keeper) -> Option<NetlinkSocket> {
+    let kept = keeper.fetch();
+    let kept = kept.map_err(|error| chain(&error)).and_then(|socket| {
+        let taken = socket.map(NetlinkSocket::take_over).transpose();
+        taken.map_err(|error| chain(&error))
+    });
+    kept.unwrap_or_else(|error| {
+        tracing::warn!(error, "firewall not fetched from runtimed, ignoring");
+        None
+    })
 }
 
 fn open(protocol: i32) -> Result<NetlinkSocket, NetworkError> {

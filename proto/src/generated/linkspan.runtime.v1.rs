@@ -5627,13 +5627,14 @@ pub struct WatchEventsResponse {
     /// When.
     #[prost(message, optional, tag = "2")]
     pub time: ::core::option::Option<::prost_types::Timestamp>,
-    /// What kind of object: container or image.
+    /// What kind of object: container, image or network.
     #[prost(string, tag = "3")]
     pub r#type: ::prost::alloc::string::String,
-    /// What happened, such as create, start, die, stop, destroy, rename, tag.
+    /// What happened, such as create, start, die, stop, destroy, rename, tag; repair, when
+    /// somebody damaged a network from outside and it is whole again.
     #[prost(string, tag = "4")]
     pub action: ::prost::alloc::string::String,
-    /// The object's id.
+    /// The object's id; of a repair the name of the network, or host or firewall.
     #[prost(string, tag = "5")]
     pub id: ::prost::alloc::string::String,
     /// More, such as name, image, exitCode.
