@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::error::{NetworkError, StartError, device as device_error};
-use super::model::{Egress, Endpoint, EndpointId, Network, Policy, WantedAddresses};
+use super::model::{Egress, Endpoint, EndpointId, Name, Network, Policy, WantedAddresses};
 use super::monitor::Monitor;
 use super::owner::heal::{Condition, Telling, recorded_firewall};
 use super::owner::{Bridge, Owner, Settings, chain};
@@ -95,9 +95,9 @@ impl Owner {
             hopeless: BTreeMap::new(),
         };
         owner.conclude_adoption(mended)?;
-        owner.adopt_bridges()?;
+        let damaged = owner.adopt_bridges()?;
         owner.finish(unfinished);
-        owner.adopt_endpoints()?;
+        owner.adopt_endpoints(&damaged)?;
         owner.adopt_sandboxes()?;
         owner.remove_orphans()?;
         Ok(owner)
@@ -133,7 +133,9 @@ impl Owner {
         Ok(())
     }
 
-    fn adopt_bridges(&mut self) -> Result<(), NetworkError> {
+    /// Returns the networks whose bridges were not whole.
+    fn adopt_bridges(&mut self) -> Result<BTreeSet<Name>, NetworkError> {
+        let mut damaged = BTreeSet::new();
         self.settings_watch.watch(bridge::HOST_DIRECTORIES)?;
         bridge::prepare_host(&mut self.routing)?;
         let networks: Vec<_> = self.registry.networks().cloned().collect();
@@ -149,8 +151,11 @@ impl Owner {
                 adopted = condition == Condition::Whole,
                 "bridge ready"
             );
+            if condition == Condition::Damaged {
+                damaged.insert(network.name.clone());
+            }
         }
-        Ok(())
+        Ok(damaged)
     }
 
     fn finish(&mut self, unfinished: Vec<(Endpoint, Phase)>) {
@@ -162,7 +167,7 @@ impl Owner {
         }
     }
 
-    fn adopt_endpoints(&mut self) -> Result<(), NetworkError> {
+    fn adopt_endpoints(&mut self, damaged: &BTreeSet<Name>) -> Result<(), NetworkError> {
         let endpoints: Vec<_> = self.registry.by_name().cloned().collect();
         for endpoint in endpoints {
             let leases = self.leases_mut(&endpoint.network)?;
@@ -172,7 +177,12 @@ impl Owner {
             }
             let kept = leases.ports_of(&endpoint.name).to_vec();
             leases.keep(&endpoint.name, novelty, kept)?;
-            if let Err(error) = self.heal_port(&endpoint, Telling::Aloud) {
+            let telling = if damaged.contains(&endpoint.network) {
+                Telling::Quiet
+            } else {
+                Telling::Aloud
+            };
+            if let Err(error) = self.heal_port(&endpoint, telling) {
                 tracing::error!(endpoint_id = %endpoint.id, error = %chain(&error), "endpoint adopted without its device");
             }
             let held = endpoint

@@ -411,7 +411,11 @@ fn damage_while_netd_was_away_is_repaired_at_its_start() {
     World::run(TEST, |world| {
         let cast = Cast::enter(world);
         let tables = TABLES.iter().map(|(line, text)| (*line, "firewall", *text));
-        for (line, subject, text) in tables.chain(DEVICES.iter().copied()) {
+        // A bridge of another name is not netd's any more: its start refuses the overlap.
+        let devices = DEVICES
+            .iter()
+            .filter(|(line, ..)| !line.ends_with("name br9"));
+        for (line, subject, text) in tables.chain(devices.copied()) {
             world.kill();
             shell(line);
             world.start();

@@ -18,4 +18,5 @@ mod live;
 mod names;
 mod ports;
 mod scale;
+mod siege;
 mod world;

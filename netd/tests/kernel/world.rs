@@ -19,6 +19,7 @@ use hyper_util::rt::TokioIo;
 use linkspan_proto::net_v1::network_service_client::NetworkServiceClient;
 use linkspan_proto::net_v1::{AttachEndpointRequest, Endpoint, Link, Port, PortMapping, Protocol};
 use nix::sched::CloneFlags;
+use nix::sys::signal::Signal;
 use rustix::mount::MountPropagationFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 use tonic::transport::Channel;
@@ -128,11 +129,17 @@ impl World {
         daemon.wait().unwrap();
     }
 
+    /// Sends the daemon a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let daemon = self.daemon.as_ref().unwrap();
+        let pid = nix::unistd::Pid::from_raw(daemon.id().cast_signed());
+        nix::sys::signal::kill(pid, signal).unwrap();
+    }
+
     /// Asks the daemon to stop, and wants it to say that all is well.
     pub(crate) fn stop(&mut self) {
+        self.signal(Signal::SIGTERM);
         let mut daemon = self.daemon.take().unwrap();
-        let pid = nix::unistd::Pid::from_raw(daemon.id().cast_signed());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
         assert!(daemon.wait().unwrap().success(), "the daemon stops cleanly");
     }
 
