@@ -49,16 +49,22 @@ pub(crate) fn counters(
     Ok(counters)
 }
 
-/// What the rules that drop have dropped, by their names, in their order.
+/// What the rules that drop have dropped, by their names, in their order. Rules of one name
+/// in several chains are told as one.
 pub(crate) fn drops(socket: &mut NetlinkSocket) -> Result<Vec<(String, Counter)>, FirewallError> {
-    let mut drops = Vec::new();
+    let mut drops: Vec<(String, Counter)> = Vec::new();
     for family in render::FAMILIES {
         let rules = dump(socket, render::get_rules(family))?;
         let found = rules
             .iter()
             .filter(|reply| reply.kind == render::NEW_RULE)
             .filter_map(|reply| counter::of_rule(reply.payload.get(FIXED_LENGTH..)?));
-        drops.extend(found);
+        for (name, counter) in found {
+            match drops.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, sum)) => *sum += counter,
+                None => drops.push((name, counter)),
+            }
+        }
     }
     Ok(drops)
 }
