@@ -106,7 +106,7 @@ impl Explainer<'_> {
         let to = self.endpoints(&question.to, from.first().copied())?;
         match (from.first(), to.first()) {
             (Some(_), Some(_)) => self.between(&from, &to, question.port, &mut told),
-            (Some(from), None) => self.outward(from, &question.to, &mut told),
+            (Some(from), None) => self.outward(from, question, &mut told),
             (None, Some(to)) => self.inward(&question.from, to, question.port, &mut told),
             (None, None) => self.to_host(question, &mut told),
         }
@@ -266,8 +266,9 @@ impl Explainer<'_> {
         false
     }
 
-    fn outward(&self, from: &Endpoint, to: &Party, told: &mut Explanation) {
+    fn outward(&self, from: &Endpoint, question: &Question, told: &mut Explanation) {
         self.locate(from, told);
+        let to = &question.to;
         let Some(network) = self.registry.find_network(&from.network) else {
             return;
         };
@@ -276,6 +277,10 @@ impl Explainer<'_> {
             Party::Address(ip) => self.is_gateway(*ip) || ip.is_loopback(),
             Party::Container(_) => false,
         };
+        let is_gateway = matches!(to, Party::Address(ip) if self.is_gateway(*ip));
+        if is_gateway && question.port.is_none() {
+            return told.passes("rule", "gateways answer echo requests".to_owned());
+        }
         if host {
             return self.to_gateway(from, network, told);
         }
