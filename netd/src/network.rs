@@ -30,6 +30,8 @@ pub(crate) mod registry;
 pub(crate) mod repairs;
 pub(crate) mod served;
 pub(crate) mod subnet;
+#[cfg(test)]
+mod tests;
 pub(crate) mod touched;
 pub(crate) mod traffic;
 
