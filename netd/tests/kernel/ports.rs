@@ -2,7 +2,10 @@
 
 use std::net::TcpListener;
 
-use linkspan_proto::net_v1::{AttachEndpointRequest, FindPortHolderRequest, Protocol};
+use linkspan_proto::net_v1::{
+    AttachEndpointRequest, CreateNetworkRequest, DeleteNetworkRequest, FindPortHolderRequest,
+    Protocol,
+};
 use linkspan_proto::reason::{ErrorReason, reason_of};
 
 use crate::lan::{self, HOST4, HOST6, LAN4, LAN6};
@@ -52,6 +55,42 @@ fn the_host_reaches_a_published_port_at_all_its_addresses() {
             ] {
                 dial(ip, 8080, DEADLINE).unwrap_or_else(|error| panic!("dial {ip}: {error}"));
             }
+        },
+    );
+}
+
+/// Each bridge has a way of its own for what the host's loopback clients are answered.
+#[test]
+fn loopback_clients_are_answered_whatever_networks_come_and_go() {
+    World::run(
+        "loopback_clients_are_answered_whatever_networks_come_and_go",
+        |world| {
+            let web = world.attach(web());
+            serve_tcp(&web.netns_path, "::", 80);
+            world.ask(async |mut client| {
+                let request = CreateNetworkRequest {
+                    name: "front".to_owned(),
+                    ..Default::default()
+                };
+                client.create_network(request).await.expect("create");
+            });
+            let front = world.attach(AttachEndpointRequest {
+                network: "front".to_owned(),
+                port_mappings: vec![publish("", 8081, 80)],
+                ..plain('b', "front")
+            });
+            serve_tcp(&front.netns_path, "::", 80);
+            for port in [8080, 8081] {
+                dial("::1", port, DEADLINE).unwrap_or_else(|error| panic!("{port}: {error}"));
+            }
+            world.detach(&front);
+            world.ask(async |mut client| {
+                let request = DeleteNetworkRequest {
+                    name: "front".to_owned(),
+                };
+                client.delete_network(request).await.expect("delete");
+            });
+            dial("::1", 8080, DEADLINE).expect("the other network is as it was");
         },
     );
 }
