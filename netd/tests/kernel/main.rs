@@ -2,6 +2,7 @@
 
 #![expect(
     clippy::unwrap_used,
+    clippy::panic,
     clippy::print_stderr,
     clippy::print_stdout,
     reason = "helpers of tests fail by panic, and say what they skip and measure"
@@ -15,6 +16,7 @@ mod lan;
 mod limit;
 mod links;
 mod live;
+mod matrix;
 mod names;
 mod ports;
 mod scale;
