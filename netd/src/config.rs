@@ -1,8 +1,9 @@
 //! The command line, read once into final types. A wrong value is one sentence.
 
+use std::fmt;
 use std::fs::{self, Permissions};
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -53,6 +54,9 @@ pub(crate) struct Arguments {
     /// case on kernels before 6.9
     #[arg(long, value_enum, default_value = "owned", hide = true)]
     firewall_tables: FirewallTablesArgument,
+    /// Where to serve metrics: unix:PATH, or a loopback address and port [default: nowhere]
+    #[arg(long, value_name = "ADDRESS")]
+    metrics: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -65,6 +69,24 @@ enum FirewallTablesArgument {
 enum HostAccessArgument {
     Deny,
     Allow,
+}
+
+/// Where metrics are served. They tell who talks to whom, so only the host may ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum MetricsAddress {
+    /// At a unix socket.
+    Unix(PathBuf),
+    /// At a port of a loopback address.
+    Loopback(SocketAddr),
+}
+
+impl fmt::Display for MetricsAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Loopback(place) => write!(f, "{place}"),
+        }
+    }
 }
 
 /// What netd was told.
@@ -88,6 +110,8 @@ pub(crate) struct Config {
     pub(crate) max_connections: Option<NonZeroU32>,
     /// Whether only netd may write its tables.
     pub(crate) ownership: Ownership,
+    /// Where metrics are served; none means nowhere.
+    pub(crate) metrics: Option<MetricsAddress>,
 }
 
 /// A directory that cannot be used.
@@ -125,6 +149,7 @@ impl TryFrom<Arguments> for Config {
             host_access,
             max_connections,
             firewall_tables,
+            metrics,
         } = arguments;
         for (flag, path) in [("--root", &root), ("--run", &run)] {
             if !path.is_absolute() {
@@ -158,6 +183,7 @@ impl TryFrom<Arguments> for Config {
                 FirewallTablesArgument::Owned => Ownership::Owned,
                 FirewallTablesArgument::Shared => Ownership::Shared,
             },
+            metrics: metrics.as_deref().map(parse_metrics).transpose()?,
         })
     }
 }
@@ -248,6 +274,23 @@ fn of_flag<T>(flag: &str, parsed: Result<T, InvalidValue>) -> Result<T, InvalidV
     parsed.map_err(|InvalidValue(sentence)| InvalidValue(format!("{flag}: {sentence}")))
 }
 
+fn parse_metrics(text: &str) -> Result<MetricsAddress, InvalidValue> {
+    let address = match text.strip_prefix("unix:") {
+        Some(path) => Some(MetricsAddress::Unix(path.into()))
+            .filter(|_| Path::new(path).is_absolute() && !path.ends_with('/')),
+        None => text
+            .parse()
+            .ok()
+            .filter(|place: &SocketAddr| place.ip().is_loopback() && place.port() != 0)
+            .map(MetricsAddress::Loopback),
+    };
+    address.ok_or_else(|| {
+        InvalidValue(format!(
+            "--metrics must be unix: and an absolute path, or a loopback address and a port such as 127.0.0.1:9600, not {text:?}"
+        ))
+    })
+}
+
 /// A limit is counted in shares, and a small one would be refused long before it is reached.
 fn parse_limit(text: &str) -> Result<Option<NonZeroU32>, InvalidValue> {
     match text.parse() {
@@ -296,6 +339,15 @@ mod tests {
     }
 
     #[test]
+    fn metrics_are_served_on_the_host_only() {
+        for address in ["unix:/run/metrics.sock", "127.0.0.1:9600", "[::1]:9600"] {
+            let metrics = config(&["--metrics", address]).unwrap().metrics;
+            assert_eq!(metrics.unwrap().to_string(), address);
+        }
+        assert_eq!(config(&[]).unwrap().metrics, None);
+    }
+
+    #[test]
     fn a_wrong_value_is_one_sentence_that_names_its_flag() {
         for (flag, value) in [
             ("--subnet", "172.17.0.0"),
@@ -314,6 +366,13 @@ mod tests {
             ("--host-access", "maybe"),
             ("--max-connections", "1023"),
             ("--max-connections", "many"),
+            ("--metrics", "0.0.0.0:9600"),
+            ("--metrics", "192.0.2.1:9600"),
+            ("--metrics", "127.0.0.1"),
+            ("--metrics", "127.0.0.1:0"),
+            ("--metrics", "[::]:9600"),
+            ("--metrics", "unix:metrics.sock"),
+            ("--metrics", "unix:"),
         ] {
             let sentence = config(&[flag, value]).unwrap_err();
             assert!(sentence.contains(flag), "{sentence}");

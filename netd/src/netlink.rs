@@ -15,6 +15,7 @@ pub(crate) mod message;
 pub(crate) mod neighbour;
 pub(crate) mod route;
 pub(crate) mod socket;
+pub(crate) mod statistics;
 
 pub(crate) use message::Message;
 pub(crate) use socket::{NetlinkError, NetlinkSocket, Reply};

@@ -4,7 +4,9 @@
 
 mod convert;
 mod explain;
+mod exporter;
 mod holder;
+mod metrics;
 mod service;
 mod status;
 mod watch;
@@ -20,11 +22,13 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
 
 use service::NetworkEdge;
 pub(crate) use service::NetworkInfo;
 
+use crate::config::MetricsAddress;
 use crate::network::Handle;
 
 /// How long requests may take to end after the signal to stop.
@@ -38,6 +42,15 @@ pub(crate) enum ServeError {
     Listen {
         /// The socket.
         path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Metrics cannot be served.
+    #[error("serve metrics at {address}")]
+    Metrics {
+        /// Where.
+        address: MetricsAddress,
         /// Why not.
         #[source]
         source: io::Error,
@@ -66,6 +79,17 @@ pub(crate) async fn serve(
         source,
     })?;
     let stopping = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    if let Some(address) = info.metrics_address() {
+        let failed = |source| ServeError::Metrics {
+            address: address.clone(),
+            source,
+        };
+        let listener = exporter::Listener::bind(address).await.map_err(failed)?;
+        let serving = exporter::serve(listener, handle.clone());
+        tasks.spawn(stopping.clone().run_until_cancelled_owned(serving));
+        tracing::info!(%address, "metrics are served");
+    }
 
     let (health_reporter, health) = tonic_health::server::health_reporter();
     health_reporter

@@ -11,7 +11,7 @@ use crate::firewall::counter::{Counter, Counters};
 use crate::firewall::port::Run;
 use crate::firewall::{OpenLink, SetName, link, port, read};
 use crate::netlink::conntrack::{self, Entry};
-use crate::netlink::{NetlinkSocket, socket::NetlinkError};
+use crate::netlink::{NetlinkSocket, socket::NetlinkError, statistics};
 
 /// What passed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -132,7 +132,10 @@ pub(crate) struct PortStatus {
 
 /// The published ports of everyone, by number, protocol and address.
 pub(crate) fn ports(registry: &Registry) -> Result<Vec<PortStatus>, NetworkError> {
-    let snapshot = Snapshot::take()?;
+    Ok(ports_in(&Snapshot::take()?, registry))
+}
+
+fn ports_in(snapshot: &Snapshot, registry: &Registry) -> Vec<PortStatus> {
     let mut statuses: Vec<_> = registry
         .by_name()
         .flat_map(|endpoint| {
@@ -149,7 +152,75 @@ pub(crate) fn ports(registry: &Registry) -> Result<Vec<PortStatus>, NetworkError
         let first = status.run.first;
         (first.host_port, first.port.protocol, first.host_ip)
     });
-    Ok(statuses)
+    statuses
+}
+
+/// What the members of a network sent to others and received.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct NetworkTraffic {
+    /// What came from its members.
+    pub(crate) sent: Counter,
+    /// What went to its members.
+    pub(crate) received: Counter,
+}
+
+/// What passed each network, in their order. All of it goes through the bridge's own
+/// device, since no port may speak to another.
+pub(crate) fn networks(registry: &Registry) -> Result<Vec<NetworkTraffic>, NetworkError> {
+    let failed = |error: NetlinkError| device("read what passed the bridges")(error);
+    let mut routing = NetlinkSocket::open(libc::NETLINK_ROUTE).map_err(failed)?;
+    registry
+        .networks()
+        .map(|network| {
+            let found = statistics::of(&mut routing, &network.bridge_name).map_err(failed)?;
+            Ok(
+                found.map_or_else(NetworkTraffic::default, |found| NetworkTraffic {
+                    sent: Counter {
+                        packets: found.incoming_packets,
+                        bytes: found.incoming_bytes,
+                    },
+                    received: Counter {
+                        packets: found.outgoing_packets,
+                        bytes: found.outgoing_bytes,
+                    },
+                }),
+            )
+        })
+        .collect()
+}
+
+/// Everything that is counted.
+#[derive(Debug)]
+pub(crate) struct Everything {
+    /// The links of everyone.
+    pub(crate) links: Vec<(LinkStatus, Traffic)>,
+    /// The published ports of everyone.
+    pub(crate) ports: Vec<PortStatus>,
+    /// What each rule that drops has dropped.
+    pub(crate) drops: Vec<(String, Counter)>,
+    /// Each network, how many endpoints it has, and what passed.
+    pub(crate) networks: Vec<(String, u64, NetworkTraffic)>,
+    /// How many endpoints there are.
+    pub(crate) endpoints: u64,
+}
+
+/// Counts everything at one moment.
+pub(crate) fn everything(registry: &Registry) -> Result<Everything, NetworkError> {
+    let snapshot = Snapshot::take()?;
+    let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    let networks = registry.networks().zip(networks(registry)?);
+    Ok(Everything {
+        links: links_in(&snapshot, registry),
+        ports: ports_in(&snapshot, registry),
+        drops: drops()?,
+        networks: networks
+            .map(|(network, traffic)| {
+                let count = number(registry.count_on(&network.name));
+                (network.name.to_string(), count, traffic)
+            })
+            .collect(),
+        endpoints: number(registry.len()),
+    })
 }
 
 /// What each rule that drops has dropped.
@@ -159,8 +230,11 @@ pub(crate) fn drops() -> Result<Vec<(String, Counter)>, NetworkError> {
 
 /// The links of everyone, and what passed over those that are open.
 pub(crate) fn links(registry: &Registry) -> Result<Vec<(LinkStatus, Traffic)>, NetworkError> {
-    let snapshot = Snapshot::take()?;
-    Ok(registry
+    Ok(links_in(&Snapshot::take()?, registry))
+}
+
+fn links_in(snapshot: &Snapshot, registry: &Registry) -> Vec<(LinkStatus, Traffic)> {
+    registry
         .links()
         .into_iter()
         .map(|status| {
@@ -170,7 +244,7 @@ pub(crate) fn links(registry: &Registry) -> Result<Vec<(LinkStatus, Traffic)>, N
                 .map_or_else(Traffic::default, |open| snapshot.of_link(open));
             (status, traffic)
         })
-        .collect())
+        .collect()
 }
 
 fn count<'a>(entries: impl Iterator<Item = &'a Entry>) -> u64 {

@@ -8,7 +8,7 @@ use linkspan_proto::net_v1 as wire;
 
 use super::NetworkInfo;
 use crate::network::registry::LinkStatus;
-use crate::network::traffic::{PortStatus, Traffic};
+use crate::network::traffic::{NetworkTraffic, PortStatus, Traffic};
 use crate::network::{
     AttachRequest, DEFAULT_NETWORK, Egress, Endpoint, EndpointId, HostPort, InvalidValue, Link,
     MoveRequest, Name, Network, NetworkError, NetworkRequest, Policy, Port, PortMapping, Protocol,
@@ -174,7 +174,12 @@ pub(super) fn network_request(
 }
 
 /// Writes a network.
-pub(super) fn network(network: &Network, registry: &Registry, info: &NetworkInfo) -> wire::Network {
+pub(super) fn network(
+    network: &Network,
+    registry: &Registry,
+    info: &NetworkInfo,
+    traffic: &NetworkTraffic,
+) -> wire::Network {
     let Network {
         name,
         bridge_name,
@@ -208,6 +213,10 @@ pub(super) fn network(network: &Network, registry: &Registry, info: &NetworkInfo
             seconds: i64::try_from(seconds).unwrap_or(i64::MAX),
             nanos: 0,
         }),
+        sent_packets: traffic.sent.packets,
+        sent_bytes: traffic.sent.bytes,
+        received_packets: traffic.received.packets,
+        received_bytes: traffic.received.bytes,
     }
 }
 

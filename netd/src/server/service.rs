@@ -9,9 +9,10 @@ use tonic::{Request, Response, Status};
 use super::holder::Question;
 use super::watch::{self, RepairStream, WatchStream};
 use super::{convert, explain, status};
-use crate::config::Config;
+use crate::config::{Config, MetricsAddress};
 use crate::firewall::counter::Counter;
-use crate::network::{Endpoint, EndpointId, Handle, LeaseFate, NetworkError, traffic};
+use crate::network::traffic::{self, NetworkTraffic};
+use crate::network::{Endpoint, EndpointId, Handle, LeaseFate, NetworkError};
 
 /// What is constant about the networks.
 #[derive(Debug, Clone)]
@@ -20,6 +21,11 @@ pub(crate) struct NetworkInfo {
 }
 
 impl NetworkInfo {
+    /// Where metrics are served, if at all.
+    pub(super) fn metrics_address(&self) -> Option<&MetricsAddress> {
+        self.config.metrics.as_ref()
+    }
+
     /// What clients are told beside the registry.
     pub(crate) fn of(config: &Config) -> Self {
         Self {
@@ -178,9 +184,12 @@ impl NetworkService for NetworkEdge {
         _request: Request<wire::ListNetworksRequest>,
     ) -> Result<Response<wire::ListNetworksResponse>, Status> {
         let registry = self.handle.registry();
+        let asked = std::sync::Arc::clone(&registry);
+        let counted = self.counted(move || traffic::networks(&asked)).await?;
         let networks = registry
             .networks()
-            .map(|found| convert::network(found, &registry, &self.info))
+            .zip(counted)
+            .map(|(found, traffic)| convert::network(found, &registry, &self.info, &traffic))
             .collect();
         Ok(Response::new(wire::ListNetworksResponse { networks }))
     }
@@ -248,7 +257,9 @@ impl NetworkService for NetworkEdge {
             .create_network(request)
             .await
             .map_err(status::of)?;
-        let network = Some(convert::network(&made, &self.handle.registry(), &self.info));
+        let registry = self.handle.registry();
+        let new = NetworkTraffic::default();
+        let network = Some(convert::network(&made, &registry, &self.info, &new));
         Ok(Response::new(wire::CreateNetworkResponse { network }))
     }
 

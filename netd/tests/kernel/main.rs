@@ -17,6 +17,7 @@ mod limit;
 mod links;
 mod live;
 mod matrix;
+mod metrics;
 mod names;
 mod ports;
 mod scale;

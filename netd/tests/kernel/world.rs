@@ -98,6 +98,12 @@ impl World {
         self.directory.path()
     }
 
+    /// Gives the daemon flags from its next start on.
+    pub(crate) fn add_flags(&mut self, flags: &[&str]) {
+        self.flags
+            .extend(flags.iter().map(|flag| (*flag).to_owned()));
+    }
+
     /// The daemon's command line, not yet run.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_linkspan-netd"));

@@ -610,6 +610,18 @@ pub struct Network {
     /// When it was made; unset for the default network.
     #[prost(message, optional, tag = "13")]
     pub created_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// Packets that its members have sent since the bridge was made.
+    #[prost(uint64, tag = "14")]
+    pub sent_packets: u64,
+    /// Bytes that its members have sent.
+    #[prost(uint64, tag = "15")]
+    pub sent_bytes: u64,
+    /// Packets that its members have received.
+    #[prost(uint64, tag = "16")]
+    pub received_packets: u64,
+    /// Bytes that its members have received.
+    #[prost(uint64, tag = "17")]
+    pub received_bytes: u64,
 }
 /// ListNetworksResponse returns the networks.
 #[derive(Clone, PartialEq, ::prost::Message)]
