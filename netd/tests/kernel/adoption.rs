@@ -198,6 +198,8 @@ pub(crate) fn stable(rules: &str) -> Vec<String> {
     let mut lines: Vec<_> = rules
         .lines()
         .filter(|line| !line.trim_start().starts_with("comment"))
+        // Elements of counted connections come and go with packets; the rules stay.
+        .filter(|line| !line.contains("ct count over") || line.trim_start().starts_with("add "))
         .map(|line| line.split(" # progname").next().unwrap_or_default())
         .map(|line| {
             line.trim_start_matches(['\t', ' '])
