@@ -33,7 +33,7 @@ fn a_container_is_as_healthy_as_its_check_says() {
         log.contains("No such file") && log.contains("\"ExitCode\":1"),
         "{log}"
     );
-    engine.shell("db", "echo fine > /tmp/well");
+    assert_eq!(engine.shell("db", "echo fine > /tmp/well").code, 0);
     await_health(&engine, "db", "healthy");
     assert!(
         engine
@@ -93,7 +93,7 @@ fn a_link_waits_until_its_source_is_healthy() {
         consumer.child.try_wait().expect("look").is_none(),
         "it waits"
     );
-    engine.shell("db", "touch /tmp/well");
+    assert_eq!(engine.shell("db", "touch /tmp/well").code, 0);
     let status = wait_for("the consumer", DEADLINE, || {
         consumer.child.try_wait().expect("wait")
     });
