@@ -87,7 +87,7 @@ impl Firewall {
         };
         let mut firewall = Self {
             socket,
-            layout: layout.clone(),
+            layout: *layout,
             stamp: render::stamp(layout),
             ownership,
             digest: digest.unwrap_or_default(),
@@ -228,7 +228,7 @@ impl Firewall {
             removed: Elements::new(),
             added: desired.clone(),
         };
-        let (layout, stamp) = (self.layout.clone(), self.stamp.clone());
+        let (layout, stamp) = (self.layout, self.stamp.clone());
         self.with_ownership(|ownership| {
             let mut messages: Vec<_> = stale.iter().copied().map(render::delete_table).collect();
             messages.extend(render::tables(ownership, &stamp));
