@@ -190,6 +190,9 @@ fn named(wanted: &str, found: &str, is_stamped: bool) -> Vec<Damage> {
 mod tests {
     use super::*;
 
+    /// What is done to the state, and what is said of it.
+    type Case<S> = (fn(&mut S), &'static str);
+
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
     }
@@ -249,8 +252,8 @@ mod tests {
 
     #[test]
     fn each_damage_of_a_bridge_is_told_once() {
-        let mut cases: Vec<(Box<dyn Fn(&mut BridgeState)>, &str)> = Vec::new();
-        let mut case = |act: fn(&mut BridgeState), text| cases.push((Box::new(act), text));
+        let mut cases: Vec<Case<BridgeState>> = Vec::new();
+        let mut case = |act: fn(&mut BridgeState), text| cases.push((act, text));
         case(|found| found.name = "br9".to_owned(), "renamed to br9");
         case(|found| found.alias.clear(), "alias changed");
         case(|found| found.is_up = false, "down");
@@ -295,8 +298,8 @@ mod tests {
 
     #[test]
     fn each_damage_of_a_port_is_told_once() {
-        let mut cases: Vec<(Box<dyn Fn(&mut PortState)>, &str)> = Vec::new();
-        let mut case = |act: fn(&mut PortState), text| cases.push((Box::new(act), text));
+        let mut cases: Vec<Case<PortState>> = Vec::new();
+        let mut case = |act: fn(&mut PortState), text| cases.push((act, text));
         case(|_found| {}, "");
         case(|found| found.name = "veth9".to_owned(), "renamed to veth9");
         case(|found| found.alias.clear(), "alias changed");

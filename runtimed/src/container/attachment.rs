@@ -137,7 +137,7 @@ pub(crate) async fn detach(engine: &Arc<Engine>, record: &Record) {
         match present(engine, &record.id).await {
             Ok(all) => endpoints.extend(all.into_iter().map(|there| there.endpoint_id)),
             Err(error) => {
-                tracing::warn!(container_id = record.id, %error, "look for endpoints, ignoring")
+                tracing::warn!(container_id = record.id, %error, "look for endpoints, ignoring");
             }
         }
     }

@@ -39,6 +39,14 @@ pub(crate) struct Created {
     pub(crate) warnings: Vec<String>,
 }
 
+/// A request that was judged.
+struct Planned {
+    record: Record,
+    /// Of each link; none for one that does not exist yet.
+    sources: Vec<Option<Arc<View>>>,
+    warnings: Vec<String>,
+}
+
 /// Makes a container.
 pub(crate) async fn create(engine: &Arc<Engine>, request: Request) -> Result<Created> {
     if !request.request_id.is_empty()
@@ -53,7 +61,11 @@ pub(crate) async fn create(engine: &Arc<Engine>, request: Request) -> Result<Cre
     if !network::is_plain(&request.host.networks) {
         network::check_known(&request.host.networks, &engine.network.networks().await?)?;
     }
-    let (record, sources, mut warnings) = plan(engine, request, &image)?;
+    let Planned {
+        record,
+        sources,
+        mut warnings,
+    } = plan(engine, request, &image)?;
     // A run that would be refused is refused before anything is made.
     if record.discard_on_start_failure {
         let links = link::resolve(engine, &record);
@@ -108,11 +120,7 @@ async fn make(engine: &Arc<Engine>, record: &Record) -> Result<()> {
 }
 
 /// Judges a request and fills in what the image gives. Pure but for the lookups of links.
-fn plan(
-    engine: &Engine,
-    request: Request,
-    image: &ImageRecord,
-) -> Result<(Record, Vec<Option<Arc<View>>>, Vec<String>)> {
+fn plan(engine: &Engine, request: Request, image: &ImageRecord) -> Result<Planned> {
     let id = random_id()?;
     let reference = match request.image.parse::<Reference>() {
         Ok(reference)
@@ -167,7 +175,11 @@ fn plan(
     record.host.links = links;
     link::check_collisions(&record.host.links)?;
     validate(&record)?;
-    Ok((record, sources, warnings))
+    Ok(Planned {
+        record,
+        sources,
+        warnings,
+    })
 }
 
 /// Finds whose network the container shares, and gives it that one's host name.
