@@ -3,6 +3,7 @@
 //! netd turns a mapping into definite ports: one at each family, at a number that it may
 //! have chosen. People name ports by that number, so the way back is looked up here.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use super::record::{Openings, PortMapping, Record, Run};
@@ -66,15 +67,25 @@ pub(crate) fn without(
     }
     // A range or a free choice is known by what became of it. Ports that belong to a
     // mapping with that very number are not asked about.
+    let mut known: BTreeMap<Port, Vec<PortMapping>> = BTreeMap::new();
+    for mapping in &gone {
+        known
+            .entry(mapping.container)
+            .or_default()
+            .push(mapping.clone());
+    }
     for port in published.iter().filter(|port| ports.holds(port)) {
-        if gone.iter().any(|m| made(m, port)) {
+        let of_port = known.entry(port.container).or_default();
+        if of_port.iter().any(|m| made(m, port)) {
             continue;
         }
         let behind = wanted
             .iter_mut()
             .filter(|slot| slot.as_ref().is_some_and(|m| made(m, port)))
             .max_by_key(|slot| slot.as_ref().is_some_and(|m| m.host_port != 0));
-        gone.extend(behind.and_then(Option::take));
+        let behind = behind.and_then(Option::take);
+        of_port.extend(behind.clone());
+        gone.extend(behind);
     }
     let from_publish_all = wanted
         .iter()
