@@ -135,9 +135,7 @@ fn damage_and_wait(
 ) -> Duration {
     let start = Instant::now();
     shell(line);
-    let repair = repairs
-        .recv_timeout(LIMIT)
-        .unwrap_or_else(|_| panic!("`{line}` is repaired within {LIMIT:?}"));
+    let repair = repairs.recv_timeout(LIMIT).expect(line);
     let took = start.elapsed();
     assert!(
         repair.subject == subject && repair.damage.contains(text),
