@@ -184,7 +184,7 @@ impl Supervisor {
                 }
             }
             Token::Connection(number) => self.serve(number),
-            Token::Child => self.reap(),
+            Token::Child => self.reap(WaitOptions::NOHANG),
             Token::Report(key) => self.hear(key),
             Token::Streams(key) => {
                 let log = self
@@ -308,8 +308,8 @@ impl Supervisor {
     }
 
     /// Reaps every child that has ended: processes, stages, and orphans of either.
-    fn reap(&mut self) {
-        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+    fn reap(&mut self, options: WaitOptions) {
+        while let Ok(Some((pid, status))) = wait(options) {
             if self.warm.as_ref().is_some_and(|stage| stage.pid == pid) {
                 self.warm = None;
             }
@@ -398,7 +398,9 @@ impl Supervisor {
         if let Some(stage) = self.warm.take() {
             kill_and_reap(stage.pid, &stage.pidfd);
         }
-        self.reap();
+        // Stages that are about to end would keep the cgroup busy. All others have ended: the
+        // kernel ends a PID namespace before it lets go of its first process.
+        self.reap(WaitOptions::empty());
         if let Some(cgroup) = self.cgroup.take()
             && let Err(error) = cgroup.remove()
         {
