@@ -60,14 +60,18 @@ impl Owner {
                 return;
             }
         }
-        if touched.everything || touched.settings {
+        let networks: Vec<_> = self.registry.networks().cloned().collect();
+        // What changes a setting of the host changes it at all devices, and these tell first.
+        let is_suspect = networks
+            .iter()
+            .any(|network| touched.devices.contains(&network.bridge_name));
+        if touched.everything || touched.settings || is_suspect {
             let healed = self.heal_host();
             self.failed(&Subject::Host, healed, || Touched {
                 settings: true,
                 ..Touched::default()
             });
         }
-        let networks: Vec<_> = self.registry.networks().cloned().collect();
         for network in networks {
             self.heal_network(&network, &touched);
         }
