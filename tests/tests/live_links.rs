@@ -269,7 +269,6 @@ fn a_live_link_whose_alias_collides_is_refused() {
         ("db:a b", vec!["alias"]),
         ("web:me", vec!["own source"]),
         ("nosuch:x", vec!["nosuch"]),
-        ("db:x,wait=healthy", vec!["no health checks"]),
     ] {
         let sentence = engine.fails(1, &format!("link add web '{link}'"));
         for part in parts {

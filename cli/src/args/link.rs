@@ -155,7 +155,6 @@ mod tests {
             (":db", "empty"),
             ("db:", "alias"),
             ("db,x=1", "x=1"),
-            ("db,wait=healthy", "no health checks"),
             ("db,wait=soon", "soon"),
             ("db,wait=port,timeout=0", "duration"),
             ("db,wait=port,timeout=x", "duration"),
