@@ -9,7 +9,9 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, socket_with, sockopt};
 
 use super::error::{NetworkError, PortConflict};
@@ -25,8 +27,8 @@ pub(crate) struct Reservation {
     /// The port.
     pub(crate) published: PublishedPort,
     /// None if the kernel does not have the protocol, or someone else was faster while
-    /// netd was away.
-    pub(crate) socket: Option<OwnedFd>,
+    /// netd was away. One may stand for a port at both families.
+    pub(crate) socket: Option<Arc<OwnedFd>>,
 }
 
 /// What the ports of a request became.
@@ -294,24 +296,58 @@ fn reserve_everywhere(
     mapping: &PortMapping,
     host_port: u16,
 ) -> Result<Vec<Reservation>, BindFailure> {
+    let protocol = mapping.port.protocol;
+    let at = |host_ip, socket| Reservation {
+        published: PublishedPort {
+            port: mapping.port,
+            host_ip,
+            host_port,
+        },
+        socket,
+    };
+    let alone = |host_ip| Ok(at(host_ip, bind_socket(host_ip, host_port, protocol)?));
+    if let Some(ip) = mapping.host_ip {
+        return Ok(vec![alone(ip)?]);
+    }
     let everywhere = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
-    let one = mapping.host_ip.map(|ip| [ip]);
-    let addresses: &[IpAddr] = one.as_ref().map_or(&everywhere, |ip| ip);
-    addresses
-        .iter()
-        .map(|host_ip| {
-            let socket = bind_socket(*host_ip, host_port, mapping.port.protocol)?;
-            let published = PublishedPort {
-                port: mapping.port,
-                host_ip: *host_ip,
-                host_port,
-            };
-            Ok(Reservation { published, socket })
-        })
-        .collect()
+    // Sockets are most of what a run of ports costs. What one for both families cannot have
+    // is asked for again by family, which tells whose fault it is.
+    match bind_both(host_port, protocol) {
+        Ok(socket) => Ok(everywhere.map(|host_ip| at(host_ip, socket.clone())).into()),
+        Err(_conflict) => everywhere.into_iter().map(alone).collect(),
+    }
 }
 
-fn bind_socket(ip: IpAddr, port: u16, protocol: Protocol) -> Result<Option<OwnedFd>, BindFailure> {
+/// A socket for one address, and only its family.
+fn bind_socket(
+    ip: IpAddr,
+    port: u16,
+    protocol: Protocol,
+) -> Result<Option<Arc<OwnedFd>>, BindFailure> {
+    bind_for(ip, port, protocol, Families::One).map_err(|errno| BindFailure {
+        ip,
+        source: errno.into(),
+    })
+}
+
+/// One socket for all addresses of both families.
+fn bind_both(port: u16, protocol: Protocol) -> Result<Option<Arc<OwnedFd>>, Errno> {
+    bind_for(Ipv6Addr::UNSPECIFIED.into(), port, protocol, Families::Both)
+}
+
+/// What a socket at the unspecified IPv6 address stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Families {
+    One,
+    Both,
+}
+
+fn bind_for(
+    ip: IpAddr,
+    port: u16,
+    protocol: Protocol,
+    families: Families,
+) -> Result<Option<Arc<OwnedFd>>, Errno> {
     let family = if ip.is_ipv4() {
         AddressFamily::INET
     } else {
@@ -322,21 +358,17 @@ fn bind_socket(ip: IpAddr, port: u16, protocol: Protocol) -> Result<Option<Owned
         Protocol::Udp => (SocketType::DGRAM, ipproto::UDP),
         Protocol::Sctp => (SocketType::STREAM, ipproto::SCTP),
     };
-    let failed = |errno: rustix::io::Errno| BindFailure {
-        ip,
-        source: errno.into(),
-    };
     let socket = match socket_with(family, kind, SocketFlags::CLOEXEC, Some(number)) {
         // The kernel forwards SCTP even if it has no SCTP sockets, and then nobody can take the port.
-        Err(rustix::io::Errno::PROTONOSUPPORT) if protocol == Protocol::Sctp => return Ok(None),
-        other => other.map_err(failed)?,
+        Err(Errno::PROTONOSUPPORT) if protocol == Protocol::Sctp => return Ok(None),
+        other => other?,
     };
     if ip.is_ipv6() {
-        sockopt::set_ipv6_v6only(&socket, true).map_err(failed)?;
+        sockopt::set_ipv6_v6only(&socket, families == Families::One)?;
     }
     if protocol == Protocol::Udp {
-        sockopt::set_socket_recv_buffer_size(&socket, 0).map_err(failed)?;
+        sockopt::set_socket_recv_buffer_size(&socket, 0)?;
     }
-    bind(&socket, &SocketAddr::new(ip, port)).map_err(failed)?;
-    Ok(Some(socket))
+    bind(&socket, &SocketAddr::new(ip, port))?;
+    Ok(Some(Arc::new(socket)))
 }
