@@ -99,10 +99,11 @@ async fn add(
         port_mappings: parse_all(publish, parse_publish)?,
     };
     let response = client.ports.add_port(request).await?.into_inner();
-    for mapping in &response.published {
-        let inner = mapping.inner_port();
-        printer::line(&format!("{inner} -> {}", host_side(mapping)))?;
-    }
+    let lines = response
+        .published
+        .iter()
+        .map(|mapping| format!("{} -> {}\n", mapping.inner_port(), host_side(mapping)));
+    printer::out(lines.collect::<String>().as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 
