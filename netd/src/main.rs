@@ -82,6 +82,9 @@ fn run(config: &Config) -> ExitCode {
 
 fn serve(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
     config.prepare_directories()?;
+    if let Err(error) = linkspan_sys::process::prepare_for_many_descriptors() {
+        tracing::warn!(%error, "no room for many ports, ignoring");
+    }
     // It hears from here on, so that nothing falls between the first look and the next.
     let monitor = Monitor::open(config.run_directory())?;
     let owner = Owner::start(config, &monitor)?;

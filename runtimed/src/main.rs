@@ -57,6 +57,9 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
+    if let Err(error) = linkspan_sys::process::prepare_for_many_descriptors() {
+        tracing::warn!(%error, "no room for many containers, ignoring");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

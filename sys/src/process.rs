@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Mutex;
 
-use rustix::io::Errno;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::SyscallError;
 
@@ -13,6 +14,9 @@ const LAST_SIGNAL: libc::c_int = 64;
 
 /// First descriptor beyond the standard streams.
 const FIRST_OTHER_FD: RawFd = 3;
+
+/// How many descriptors the kernel makes room for in advance.
+const ROOM: u64 = 8192;
 
 /// The inherited descriptors that somebody has taken.
 static TAKEN: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
@@ -65,6 +69,28 @@ fn close_range(first: RawFd, last: RawFd, flags: libc::c_uint) -> Result<(), Sys
     Ok(())
 }
 
+/// Raises the limit of open descriptors as far as it goes, and makes room for many of them.
+///
+/// Call it before there are threads: each time that the kernel doubles a table of descriptors
+/// that threads share, the caller waits for a grace period, which may be 25 ms.
+pub fn prepare_for_many_descriptors() -> Result<(), SyscallError> {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    setrlimit(Resource::Nofile, limit)
+        .map_err(|errno| SyscallError::new("setrlimit(RLIMIT_NOFILE)", errno))?;
+    let room = maximum.map_or(ROOM, |maximum| maximum.min(ROOM));
+    let last = RawFd::try_from(room)
+        .unwrap_or(RawFd::MAX)
+        .saturating_sub(1);
+    // The table keeps its size when the descriptor is closed again.
+    fcntl_dupfd_cloexec(rustix::stdio::stdin(), last)
+        .map(drop)
+        .map_err(|errno| SyscallError::new(format!("fcntl(0, F_DUPFD_CLOEXEC, {last})"), errno))
+}
+
 /// Ignores a signal from now on; the setting survives exec.
 pub fn ignore_signal(signal: i32) -> Result<(), SyscallError> {
     // SAFETY: SIG_IGN installs no handler, so no code can run at a wrong moment.
@@ -104,4 +130,23 @@ pub fn trim_heap() {
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit has no precondition and does not return.
     unsafe { libc::_exit(code) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_room_for_as_many_descriptors_as_are_allowed() {
+        prepare_for_many_descriptors().unwrap();
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let size = status
+            .lines()
+            .find_map(|line| line.strip_prefix("FDSize:"))
+            .unwrap();
+        let wanted = limit.maximum.map_or(ROOM, |maximum| maximum.min(ROOM));
+        assert!(size.trim().parse::<u64>().unwrap() >= wanted, "{size}");
+    }
 }
