@@ -131,6 +131,10 @@ pub(crate) enum ContainerError {
         "container `{runs}` runs and `{down}` does not; a port moves only between two that run, or two that do not"
     )]
     MoveNeedsBoth { runs: String, down: String },
+    #[error(
+        "container `{name}` is on no network that leads outside, so it cannot publish a port; linkspan network ls shows which are internal"
+    )]
+    NoWayOutside { name: String },
     #[error("invalid {what}: {rule}")]
     Invalid { what: &'static str, rule: String },
     #[error(transparent)]

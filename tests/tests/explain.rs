@@ -1,7 +1,7 @@
 //! `explain`: whether a connection would be made, and why.
 
 use e2e::console::Engine;
-use e2e::network::{LAN, ip, on_container, on_lan, reachable};
+use e2e::network::{HOST, LAN, ip, on_container, on_lan, reachable};
 
 /// A web server on port 80.
 const WEB: &str = "echo page > /var/www/index.html; exec httpd -f -p 80 -h /var/www";
@@ -88,6 +88,43 @@ fn the_world_outside_is_explained_too() {
         "{page}"
     );
     explain(&engine, 1, "web 169.254.169.254:80");
+}
+
+/// Decision 4: of several networks, the one that a packet takes is looked at.
+#[test]
+fn a_container_on_several_networks_is_explained_by_the_one_that_counts() {
+    let engine = Engine::with_busybox();
+    engine.ok("network create --internal vault");
+    engine.ok("network create wide");
+    engine.start("two", "--network vault --network wide --expose 80", WEB);
+    engine.start("safe", "--network vault", IDLE);
+    engine.start("lone", "--network none", IDLE);
+    engine.await_port("two", 80);
+
+    explain(&engine, 0, "two 203.0.113.9:443");
+    let page = explain(&engine, 1, "safe 203.0.113.9:443");
+    assert!(page.contains("\"vault\" is internal"), "{page}");
+    explain(&engine, 0, "safe two:80");
+    let page = explain(&engine, 1, "safe 172.17.0.77:80");
+    assert!(
+        page.contains("no container has the address 172.17.0.77"),
+        "{page}"
+    );
+    let page = explain(&engine, 1, "lone safe:80");
+    assert!(page.ends_with("network connect vault lone\n"), "{page}");
+
+    let sentence = engine.fails(1, "port add safe 8080:80");
+    assert!(
+        sentence.contains("no network that leads outside"),
+        "{sentence}"
+    );
+    let page = explain(&engine, 1, &format!("{LAN} safe:80"));
+    assert!(page.contains("network that is not internal"), "{page}");
+    engine.ok("port add two 8080:80");
+    explain(&engine, 0, &format!("{LAN} two:80"));
+    assert!(on_lan(|| reachable(HOST, 8080)));
+    engine.ok("rm -f two safe lone");
+    engine.ok("network prune -f");
 }
 
 #[test]

@@ -2,85 +2,17 @@
 //! from, walked as a packet would walk the rules. Pure; what listens and what was counted
 //! is told by the caller.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 
+pub(crate) use self::page::{Explanation, Party, Question, Step};
 use super::listener::Listening;
-use super::model::{Egress, Endpoint, Name, Network, Policy, Port, PublishedPort};
+use super::model::{Endpoint, Name, Policy, Port};
 use super::registry::Registry;
-use crate::firewall::{Elements, HostAccess, OpenLink, link, port};
+use crate::firewall::{Elements, HostAccess, OpenLink, link};
 
-/// The places where clouds tell machines their secrets.
-const METADATA: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
-];
-
-/// One end of a connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Party {
-    /// A container, by a name or by an alias of a link.
-    Container(String),
-    /// The host.
-    Host,
-    /// Somebody else.
-    Address(IpAddr),
-}
-
-/// A connection that somebody asks about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Question {
-    /// Who would connect.
-    pub(crate) from: Party,
-    /// To whom.
-    pub(crate) to: Party,
-    /// The port; none means an ICMP echo request.
-    pub(crate) port: Option<Port>,
-}
-
-/// One thing that was looked at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Step {
-    /// What it is.
-    pub(crate) subject: &'static str,
-    /// What was found.
-    pub(crate) finding: String,
-    /// Whether the packet goes on.
-    pub(crate) passes: bool,
-}
-
-/// Whether and why.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Explanation {
-    /// What was looked at.
-    pub(crate) steps: Vec<Step>,
-    /// What to do about it.
-    pub(crate) hint: String,
-}
-
-impl Explanation {
-    /// Whether a connection would be made.
-    pub(crate) fn is_reachable(&self) -> bool {
-        self.steps.iter().all(|step| step.passes)
-    }
-
-    fn passes(&mut self, subject: &'static str, finding: String) {
-        self.steps.push(Step {
-            subject,
-            finding,
-            passes: true,
-        });
-    }
-
-    fn stops(&mut self, subject: &'static str, finding: String, hint: String) {
-        self.steps.push(Step {
-            subject,
-            finding,
-            passes: false,
-        });
-        self.hint = hint;
-    }
-}
+mod outside;
+mod page;
 
 /// What an explanation is made from.
 pub(crate) struct Explainer<'a> {
@@ -106,8 +38,16 @@ impl Explainer<'_> {
         let to = self.endpoints(&question.to, from.first().copied())?;
         match (from.first(), to.first()) {
             (Some(_), Some(_)) => self.between(&from, &to, question.port, &mut told),
-            (Some(from), None) => self.outward(from, question, &mut told),
-            (None, Some(to)) => self.inward(&question.from, to, question.port, &mut told),
+            (Some(_), None) => {
+                if let Some(from) = self.leaving(&from, &question.to) {
+                    self.outward(from, question, &mut told);
+                }
+            }
+            (None, Some(_)) => {
+                if let Some(to) = self.entered(&to, question.port) {
+                    self.inward(&question.from, to, question.port, &mut told);
+                }
+            }
             (None, None) => self.to_host(question, &mut told),
         }
         if let Some(from) = from.first().filter(|_| told.is_reachable()) {
@@ -181,8 +121,11 @@ impl Explainer<'_> {
             told.stops(
                 "network",
                 format!(
-                    "{} is on network \"{}\" and {} on \"{}\"; networks are closed to each other",
-                    one.name, one.network, other.name, other.network
+                    "{} is on {}, {} on {}: networks are closed to each other",
+                    one.name,
+                    networks_of(from),
+                    other.name,
+                    networks_of(to)
                 ),
                 format!("linkspan network connect {} {}", other.network, one.name),
             );
@@ -266,146 +209,6 @@ impl Explainer<'_> {
         false
     }
 
-    fn outward(&self, from: &Endpoint, question: &Question, told: &mut Explanation) {
-        self.locate(from, told);
-        let to = &question.to;
-        let Some(network) = self.registry.find_network(&from.network) else {
-            return;
-        };
-        let host = match to {
-            Party::Host => true,
-            Party::Address(ip) => self.is_gateway(*ip) || ip.is_loopback(),
-            Party::Container(_) => false,
-        };
-        let is_gateway = matches!(to, Party::Address(ip) if self.is_gateway(*ip));
-        if is_gateway && question.port.is_none() {
-            return told.passes("rule", "gateways answer echo requests".to_owned());
-        }
-        if host {
-            return self.to_gateway(from, network, told);
-        }
-        if network.egress == Egress::Internal {
-            return told.stops(
-                "network",
-                format!(
-                    "network \"{}\" is internal: nothing leaves it (rule internal)",
-                    network.name
-                ),
-                format!("connect {} to a network that is not internal", from.name),
-            );
-        }
-        if matches!(to, Party::Address(ip) if METADATA.contains(ip)) {
-            return told.stops(
-                "rule",
-                "cloud metadata is closed to containers (rule metadata)".to_owned(),
-                "give the container what it needs by its environment".to_owned(),
-            );
-        }
-        told.passes(
-            "network",
-            format!(
-                "containers of \"{}\" reach the outside, with an address of the host",
-                network.name
-            ),
-        );
-    }
-
-    fn to_gateway(&self, from: &Endpoint, network: &Network, told: &mut Explanation) {
-        if self.host_access == HostAccess::Allow {
-            told.passes(
-                "rule",
-                "containers may open connections to the host (--host-access allow)".to_owned(),
-            );
-        } else if from.host == Some(network.subnets.gateway()) {
-            told.passes("rule", format!("the host was declared to {}", from.name));
-        } else {
-            told.stops(
-                "rule",
-                "the host is closed to containers, but for echo requests to the gateway (rule to_host)".to_owned(),
-                format!("run {} with --add-host NAME:host-gateway", from.name),
-            );
-        }
-    }
-
-    fn inward(&self, from: &Party, to: &Endpoint, port: Option<Port>, told: &mut Explanation) {
-        self.locate(to, told);
-        if *from == Party::Host {
-            told.passes("rule", "the host reaches its containers".to_owned());
-            return self.listener(to, port, told);
-        }
-        let Some(port) = port else {
-            return told.stops(
-                "rule",
-                "echo requests from outside end at the host (rule not_published)".to_owned(),
-                format!(
-                    "publish a port: linkspan port add {} HOST:CONTAINER",
-                    to.name
-                ),
-            );
-        };
-        let published: Vec<_> = to
-            .published
-            .iter()
-            .filter(|published| published.port == port && !published.host_ip.is_loopback())
-            .collect();
-        if published.is_empty() {
-            return told.stops(
-                "port",
-                format!(
-                    "{} does not publish {} (rule not_published)",
-                    to.name,
-                    text_of(Some(port))
-                ),
-                format!(
-                    "linkspan port add {} {}:{}",
-                    to.name, port.number, port.number
-                ),
-            );
-        }
-        told.passes(
-            "port",
-            format!(
-                "{} is published as {}",
-                text_of(Some(port)),
-                places(&published)
-            ),
-        );
-        self.listener(to, Some(port), told);
-    }
-
-    /// Whoever asks for a port of the host means what is published there.
-    fn to_host(&self, question: &Question, told: &mut Explanation) {
-        let Some(wanted) = question.port else {
-            return told.passes("host", "the host answers for itself".to_owned());
-        };
-        let loopback = question.from == Party::Host;
-        let found = self.registry.by_name().find_map(|endpoint| {
-            let published = endpoint.published.iter().find(|published| {
-                published.host_port == wanted.number
-                    && published.port.protocol == wanted.protocol
-                    && (loopback || !published.host_ip.is_loopback())
-            })?;
-            Some((endpoint, *published))
-        });
-        let Some((endpoint, published)) = found else {
-            return told.stops(
-                "port",
-                format!("no container publishes {} of the host", text_of(Some(wanted))),
-                "linkspan port ls shows what is published; linkspan port who shows who holds a port".to_owned(),
-            );
-        };
-        told.passes(
-            "port",
-            format!(
-                "{} of the host leads to {} in {}",
-                text_of(Some(wanted)),
-                text_of(Some(published.port)),
-                endpoint.name
-            ),
-        );
-        self.listener(endpoint, Some(published.port), told);
-    }
-
     fn locate(&self, endpoint: &Endpoint, told: &mut Explanation) {
         told.passes(
             "address",
@@ -441,12 +244,6 @@ impl Explainer<'_> {
             );
         }
     }
-
-    fn is_gateway(&self, ip: IpAddr) -> bool {
-        self.registry
-            .networks()
-            .any(|network| network.subnets.gateway().like(ip) == ip)
-    }
 }
 
 /// Whether the elements of a link let a packet in: asked of the elements themselves, so
@@ -462,18 +259,21 @@ fn opens(open: &OpenLink, port: Option<Port>) -> bool {
         .all(|key| elements.contains_key(key))
 }
 
+/// The networks that endpoints are on, in words.
+fn networks_of(endpoints: &[&Endpoint]) -> String {
+    let names: Vec<_> = endpoints
+        .iter()
+        .map(|endpoint| format!("\"{}\"", endpoint.network))
+        .collect();
+    match names.as_slice() {
+        [one] => format!("network {one}"),
+        _ => format!("networks {}", names.join(" and ")),
+    }
+}
+
 fn text_of(port: Option<Port>) -> String {
     port.map_or_else(
         || "echo requests".to_owned(),
         |port| format!("{}/{}", port.number, port.protocol.name()),
     )
-}
-
-fn places(published: &[&PublishedPort]) -> String {
-    let owned: Vec<_> = published.iter().map(|port| **port).collect();
-    let places: Vec<_> = port::runs(&owned)
-        .iter()
-        .map(|run| SocketAddr::new(run.first.host_ip, run.first.host_port).to_string())
-        .collect();
-    places.join(", ")
 }

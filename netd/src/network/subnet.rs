@@ -83,6 +83,14 @@ impl Subnets {
         self.at(self.gateway)
     }
 
+    /// Whether an address is in one of them.
+    pub(crate) fn contain(&self, ip: IpAddr) -> bool {
+        match ip {
+            IpAddr::V4(ip) => self.ipv4.contains(ip),
+            IpAddr::V6(ip) => self.ipv6.contains(ip),
+        }
+    }
+
     /// The offsets that may be used at all; one of them is the gateway's.
     pub(crate) fn offsets(&self) -> RangeInclusive<u32> {
         let size = 1_u32 << (32 - self.ipv4.prefix);

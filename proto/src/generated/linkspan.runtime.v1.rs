@@ -4987,7 +4987,8 @@ pub mod port_service_client {
         }
         /// AddPort publishes another port of a container; while it runs, at once.
         ///
-        /// Errors: FAILED_PRECONDITION (PORT_IN_USE), RESOURCE_EXHAUSTED, INVALID_ARGUMENT.
+        /// Errors: FAILED_PRECONDITION (PORT_IN_USE; WRONG_STATE if it runs on no network that leads
+        /// outside), RESOURCE_EXHAUSTED, INVALID_ARGUMENT.
         pub async fn add_port(
             &mut self,
             request: impl tonic::IntoRequest<super::AddPortRequest>,
@@ -5140,7 +5141,8 @@ pub mod port_service_server {
     pub trait PortService: std::marker::Send + std::marker::Sync + 'static {
         /// AddPort publishes another port of a container; while it runs, at once.
         ///
-        /// Errors: FAILED_PRECONDITION (PORT_IN_USE), RESOURCE_EXHAUSTED, INVALID_ARGUMENT.
+        /// Errors: FAILED_PRECONDITION (PORT_IN_USE; WRONG_STATE if it runs on no network that leads
+        /// outside), RESOURCE_EXHAUSTED, INVALID_ARGUMENT.
         async fn add_port(
             &self,
             request: tonic::Request<super::AddPortRequest>,

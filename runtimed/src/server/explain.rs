@@ -6,7 +6,7 @@ use std::sync::Arc;
 use linkspan_proto::net_v1::{self, ExplainStep, Protocol};
 use linkspan_proto::runtime_v1 as wire;
 
-use crate::container::network::NetworkMode;
+use crate::container::network::{DEFAULT_NETWORK, NetworkMode};
 use crate::container::{ContainerError, Result, View};
 use crate::engine::Engine;
 
@@ -50,7 +50,7 @@ pub(super) async fn explain(
             }
         },
     };
-    for end in [&from, &to] {
+    for (end, other) in [(&from, &to), (&to, &from)] {
         let End::Container(view) = end else {
             continue;
         };
@@ -66,7 +66,8 @@ pub(super) async fn explain(
         if run.networks.is_empty() {
             let finding = format!("container `{name}` is on no network");
             steps.push(step("address", finding, false));
-            let hint = format!("linkspan network connect bridge {name}");
+            let network = other.network();
+            let hint = format!("linkspan network connect {network} {name}");
             return Ok(unreachable(steps, hint));
         }
     }
@@ -92,6 +93,16 @@ impl End {
             Self::Given(text) => text.clone(),
             Self::Container(view) => view.record.name.clone(),
         }
+    }
+
+    /// A network on which others would reach it.
+    fn network(&self) -> String {
+        let run = match self {
+            Self::Given(_) => None,
+            Self::Container(view) => view.run.as_ref(),
+        };
+        let first = run.and_then(|run| run.networks.first());
+        first.map_or_else(|| DEFAULT_NETWORK.to_owned(), |on| on.network.clone())
     }
 }
 

@@ -72,7 +72,9 @@ fn classify(error: &ContainerError) -> (Code, ErrorReason) {
         ContainerError::WrongState { .. } | ContainerError::Gone => {
             (Code::FailedPrecondition, ErrorReason::WrongState)
         }
-        ContainerError::MoveNeedsBoth { .. } => (Code::FailedPrecondition, ErrorReason::WrongState),
+        ContainerError::MoveNeedsBoth { .. } | ContainerError::NoWayOutside { .. } => {
+            (Code::FailedPrecondition, ErrorReason::WrongState)
+        }
         ContainerError::WaitAbandoned => (Code::Cancelled, ErrorReason::WrongState),
         ContainerError::LinkNotFound { .. } => (Code::NotFound, ErrorReason::LinkNotFound),
         ContainerError::PortNotFound { .. } => (Code::NotFound, ErrorReason::PortNotFound),

@@ -16,6 +16,9 @@ impl Actor {
     pub(super) async fn add_ports(&mut self, more: Vec<PortMapping>) -> Result<Vec<PortMapping>> {
         self.admit(Request::Change)?;
         self.check_own_network()?;
+        if self.running.is_some() {
+            self.publisher()?;
+        }
         let known = self.published().to_vec();
         let mut openings = self.record.openings();
         openings.port_mappings.extend(more);
@@ -26,6 +29,15 @@ impl Actor {
         }
         let is_new = |mapping: &&PortMapping| !known.contains(mapping);
         Ok(self.published().iter().filter(is_new).cloned().collect())
+    }
+
+    /// The network on which ports of the running container are published.
+    fn publisher(&self) -> Result<&NetworkSettings> {
+        let run = self.running.as_ref().map(|running| &running.run);
+        run.and_then(Run::publisher)
+            .ok_or_else(|| ContainerError::NoWayOutside {
+                name: self.record.name.clone(),
+            })
     }
 
     /// Ends the publication of ports.
@@ -97,18 +109,10 @@ impl Actor {
         let Some(first) = mappings.first().cloned() else {
             return Ok(None);
         };
-        let run = self.running.as_ref().map(|running| &running.run);
-        let publisher = run.and_then(Run::publisher);
-        let endpoint = publisher.map(|network| network.endpoint_id.clone());
-        if from_runs && endpoint.is_none() {
-            return Err(ContainerError::Invalid {
-                what: "move",
-                rule: format!(
-                    "container `{}` is on no network that leads outside",
-                    self.record.name
-                ),
-            });
-        }
+        let endpoint = match from_runs {
+            true => Some(self.publisher()?.endpoint_id.clone()),
+            false => None,
+        };
         let mut openings = self.record.openings();
         openings.port_mappings.extend(mappings);
         let before = self.begin_change(openings).await?;
