@@ -88,7 +88,8 @@ async fn configure(handle: &rtnetlink::Handle, name: &str, ips: [&str; 2]) {
     bring_up(handle, index).await;
 }
 
-fn pin_new_netns(path: &Path) -> String {
+/// Makes a namespace and pins it at a path.
+pub(crate) fn pin_new_netns(path: &Path) -> String {
     File::create(path).unwrap();
     let target = path.to_owned();
     thread::spawn(move || {

@@ -47,7 +47,8 @@ fn tracked(ip: &str) -> usize {
         .count()
 }
 
-fn dropped(world: &World, rule: &str) -> u64 {
+/// How many packets a rule has dropped.
+pub(crate) fn dropped(world: &World, rule: &str) -> u64 {
     world.ask(async |mut client| {
         let request = GetDropCountersRequest {};
         let counters = client.get_drop_counters(request).await.unwrap();

@@ -10,6 +10,7 @@
 
 mod adoption;
 mod answers;
+mod attacks;
 mod golden;
 mod heal;
 mod lan;
