@@ -44,7 +44,7 @@ fn a_flood_of_hardware_addresses_leaves_the_bridge_as_it_is() {
         stage.settle(usize::MAX);
         let after = known(&stage.bridge);
         assert!(after == before || after > 1000, "{before}, {after}");
-        after > before
+        vec![after > before]
     });
 }
 
@@ -59,7 +59,7 @@ fn tell(netns: &str, to: SocketAddr, text: &'static [u8]) {
 }
 
 /// Whether what is sent to one arrives at the attacker, who has a few tries.
-fn steals(stage: &Stage, from: &str, to: SocketAddr, attack: impl Fn()) -> bool {
+pub(super) fn steals(stage: &Stage, from: &str, to: SocketAddr, attack: impl Fn()) -> bool {
     const TRIES: usize = 3;
     let right = if from == HERE {
         &stage.victim.wire
@@ -89,14 +89,14 @@ fn nobody_becomes_the_gateway_by_arp() {
             ..
         } = stage;
         let to = SocketAddr::new(host.ipv4.into(), 9);
-        steals(stage, &victim.netns, to, || {
+        vec![steals(stage, &victim.netns, to, || {
             assert!(pings(&victim.netns, &host.ipv4.to_string(), DEADLINE));
             for is_reply in [false, true] {
                 let claim = (attacker.mac, host.ipv4);
                 let frame = ethernet(victim.mac, attacker.mac, ARP, &arp(is_reply, claim, claim));
                 attacker.wire.send(&frame);
             }
-        })
+        })]
     });
 }
 
@@ -112,7 +112,7 @@ fn nobody_becomes_the_gateway_by_neighbour_discovery() {
             ..
         } = stage;
         let to = SocketAddr::new(host.ipv6.into(), 9);
-        steals(stage, &victim.netns, to, || {
+        vec![steals(stage, &victim.netns, to, || {
             assert!(pings(&victim.netns, &host.ipv6.to_string(), DEADLINE));
             let body = [
                 &[0x20, 0, 0, 0],
@@ -125,7 +125,7 @@ fn nobody_becomes_the_gateway_by_neighbour_discovery() {
                 let frame = ethernet(victim.mac, attacker.mac, IPV6, &packet);
                 attacker.wire.send(&frame);
             }
-        })
+        })]
     });
 }
 
@@ -138,13 +138,13 @@ fn nobody_takes_the_hardware_address_of_a_sibling() {
             attacker, victim, ..
         } = stage;
         let to = SocketAddr::new(victim.ipv4.into(), 9);
-        steals(stage, HERE, to, || {
+        vec![steals(stage, HERE, to, || {
             assert!(pings(&victim.netns, &stage.host.ipv4.to_string(), DEADLINE));
             for (mac, ip) in [(victim.mac, attacker.ipv4), (victim.mac, victim.ipv4)] {
                 let message = arp(false, (mac, ip), ([0; 6], ip));
                 attacker.wire.send(&ethernet(BROADCAST, mac, ARP, &message));
             }
-        })
+        })]
     });
 }
 
@@ -169,13 +169,14 @@ fn nobody_takes_a_router_advertisement_of_a_container() {
         stage.attacker.wire.send(&frame);
         stage.settle(0);
         stage.settle(1);
-        [HERE, &stage.victim.netns].iter().any(|netns| {
+        let taken = [HERE, &stage.victim.netns].iter().any(|netns| {
             let taken = output_of(
                 netns,
                 "cat /proc/self/net/if_inet6 /proc/self/net/ipv6_route",
             );
             taken.contains("20010db80bad")
-        })
+        });
+        vec![taken]
     });
 }
 
@@ -198,12 +199,13 @@ fn nobody_is_redirected_by_a_container() {
         let packet = ipv4(1, host.ipv4, victim.ipv4, &message);
         let frame = ethernet(victim.mac, attacker.mac, IPV4, &packet);
         // The first one only makes the victim ask who its new gateway is.
-        (0..3).any(|number| {
+        let redirected = (0..3).any(|number| {
             attacker.wire.send(&frame);
             stage.settle(number);
             let way = output_of(&victim.netns, &format!("ip route get {outside}"));
             way.contains(&format!("via {}", attacker.ipv4))
-        })
+        });
+        vec![redirected]
     });
 }
 
@@ -227,8 +229,7 @@ fn nobody_hears_what_a_sibling_says_to_everybody() {
                 assert!(stage.host.wire.hears(b"to everybody", DEADLINE), "{group}");
                 heard.push(stage.attacker.wire.hears(b"to everybody", PATIENCE));
             }
-            assert!(heard.iter().all(|one| *one == heard[0]), "{heard:?}");
-            heard[0]
+            heard
         },
     );
 }

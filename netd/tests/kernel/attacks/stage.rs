@@ -128,20 +128,42 @@ impl Stage {
     }
 }
 
-/// Plays an attack where it must succeed, and then where it must not.
-pub(crate) fn play(test: &'static str, attack: impl Fn(&World, &Stage) -> bool + Send + 'static) {
+/// Plays an attack where it must succeed, and then where it must not. It may have several
+/// parts, and says of each whether it succeeded.
+pub(crate) fn play(
+    test: &'static str,
+    attack: impl Fn(&World, &Stage) -> Vec<bool> + Send + 'static,
+) {
+    play_with(test, |_| (), move |world, stage, ()| attack(world, stage));
+}
+
+/// Likewise, with something that is there all the while.
+pub(crate) fn play_with<T>(
+    test: &'static str,
+    set_up: impl FnOnce(&World) -> T + Send + 'static,
+    attack: impl Fn(&World, &Stage, &T) -> Vec<bool> + Send + 'static,
+) {
     if !has(test, "ip") {
         return;
     }
     World::bare(test, move |world| {
+        let scenery = set_up(world);
         let plain = Stage::plain(world);
         plain.assert_well();
-        assert!(attack(world, &plain), "it succeeds where nobody guards");
+        let results = attack(world, &plain, &scenery);
+        assert!(
+            !results.is_empty() && results.iter().all(|success| *success),
+            "all of it succeeds where nobody guards: {results:?}"
+        );
         plain.strike();
         world.start();
         let guarded = Stage::guarded(world);
         guarded.assert_well();
-        assert!(!attack(world, &guarded), "it fails with netd");
+        let results = attack(world, &guarded, &scenery);
+        assert!(
+            results.iter().all(|success| !success),
+            "nothing of it succeeds with netd: {results:?}"
+        );
         guarded.assert_well();
         world.stop();
     });

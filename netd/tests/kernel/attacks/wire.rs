@@ -53,6 +53,10 @@ impl Wire {
         self.address.addr().expect("a hardware address")
     }
 
+    pub(crate) fn index(&self) -> u32 {
+        u32::try_from(self.address.ifindex()).unwrap()
+    }
+
     /// Sends a frame, padded as hardware does.
     pub(crate) fn send(&self, frame: &[u8]) {
         const SHORTEST: usize = 60;
