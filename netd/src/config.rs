@@ -13,7 +13,7 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use rustix::thread::CapabilitySet;
 
-use crate::firewall::{HostAccess, Ownership};
+use crate::firewall::{HostAccess, Ownership, Passage};
 use crate::network::{InvalidValue, Subnet, subnet};
 
 const LONGEST_IFNAME: usize = 15;
@@ -47,6 +47,10 @@ pub(crate) struct Arguments {
     /// Whether containers may open connections to the host
     #[arg(long, value_enum, default_value = "deny")]
     host_access: HostAccessArgument,
+    /// Whether the host, if it forwards packets only for the sake of containers, forwards
+    /// those of others as well
+    #[arg(long, value_enum, default_value = "deny")]
+    transit: TransitArgument,
     /// Connections of each IP family that one container may have open; 0 means any number
     #[arg(long, value_name = "NUMBER", default_value = "32768")]
     max_connections: String,
@@ -67,6 +71,12 @@ enum FirewallTablesArgument {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum HostAccessArgument {
+    Deny,
+    Allow,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum TransitArgument {
     Deny,
     Allow,
 }
@@ -106,6 +116,8 @@ pub(crate) struct Config {
     pub(crate) quarantine: Duration,
     /// Whether containers may open connections to the host itself.
     pub(crate) host_access: HostAccess,
+    /// Whether a host that was no router becomes one for others.
+    pub(crate) transit: Passage,
     /// How many connections of each family a container may have open; none means any.
     pub(crate) max_connections: Option<NonZeroU32>,
     /// Whether only netd may write its tables.
@@ -147,6 +159,7 @@ impl TryFrom<Arguments> for Config {
             port_range,
             quarantine_seconds,
             host_access,
+            transit,
             max_connections,
             firewall_tables,
             metrics,
@@ -177,6 +190,10 @@ impl TryFrom<Arguments> for Config {
             host_access: match host_access {
                 HostAccessArgument::Deny => HostAccess::Deny,
                 HostAccessArgument::Allow => HostAccess::Allow,
+            },
+            transit: match transit {
+                TransitArgument::Deny => Passage::Closed,
+                TransitArgument::Allow => Passage::Open,
             },
             max_connections: parse_limit(&max_connections)?,
             ownership: match firewall_tables {

@@ -6,7 +6,7 @@ use super::endpoint;
 use super::expression::Family;
 use super::read::{self, Digest};
 use super::render::{self, Ownership};
-use super::table::Layout;
+use super::table::{Layout, Transit};
 use super::{Difference, Elements};
 use crate::netlink::message::attribute;
 use crate::netlink::{Message, NetlinkError, NetlinkSocket};
@@ -106,6 +106,31 @@ impl Firewall {
     /// Makes the tables what they should be, if they are not.
     pub(crate) fn heal(&mut self, desired: &Elements) -> Result<Mended, FirewallError> {
         self.mend(desired, Entry::Running)
+    }
+
+    /// What is forwarded that is none of ours.
+    pub(crate) fn transit(&self) -> Transit {
+        self.layout.transit
+    }
+
+    /// Changes what is forwarded that is none of ours.
+    pub(crate) fn set_transit(
+        &mut self,
+        transit: Transit,
+        desired: &Elements,
+    ) -> Result<(), FirewallError> {
+        let layout = Layout {
+            transit,
+            ..self.layout
+        };
+        let before = std::mem::replace(&mut self.layout, layout);
+        self.stamp = render::stamp(&layout);
+        let written = self.mend(desired, Entry::Running);
+        if written.is_err() {
+            self.layout = before;
+            self.stamp = render::stamp(&before);
+        }
+        written.map(drop)
     }
 
     /// What the fixed part is like in the kernel.

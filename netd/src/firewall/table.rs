@@ -17,7 +17,8 @@
 //! ```
 //!
 //! Which bridges are ours is a set as well, so that a network is elements and no rules.
-//! Traffic that neither comes from them nor goes to them passes untouched.
+//! Traffic that neither comes from them nor goes to them passes untouched, unless the host
+//! would not forward it without us.
 
 use std::num::NonZeroU32;
 
@@ -46,6 +47,44 @@ pub(crate) enum HostAccess {
     Allow,
 }
 
+/// Whether the host forwards packets of a family that neither come from us nor go to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Passage {
+    /// It was a router before us, or may be one.
+    Open,
+    /// Only we made it one.
+    Closed,
+}
+
+/// The packets that are none of ours, by family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Transit {
+    /// Those of IPv4.
+    pub(crate) ipv4: Passage,
+    /// Those of IPv6.
+    pub(crate) ipv6: Passage,
+}
+
+impl Transit {
+    /// Everything passes.
+    pub(crate) const OPEN: Self = Self {
+        ipv4: Passage::Open,
+        ipv6: Passage::Open,
+    };
+
+    /// What both let pass.
+    pub(crate) fn and(self, other: Self) -> Self {
+        let both = |one, other| match (one, other) {
+            (Passage::Open, Passage::Open) => Passage::Open,
+            _ => Passage::Closed,
+        };
+        Self {
+            ipv4: both(self.ipv4, other.ipv4),
+            ipv6: both(self.ipv6, other.ipv6),
+        }
+    }
+}
+
 /// What the fixed rules depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Layout {
@@ -53,6 +92,8 @@ pub(crate) struct Layout {
     pub(crate) host_access: HostAccess,
     /// How many connections of each family a container may have open; none means any.
     pub(crate) max_connections: Option<NonZeroU32>,
+    /// What is forwarded that is none of ours.
+    pub(crate) transit: Transit,
 }
 
 /// A place in the kernel where a chain is called.

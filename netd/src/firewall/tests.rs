@@ -7,7 +7,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::render;
-use super::{Difference, Elements, HostAccess, Layout, SetName};
+use super::{Difference, Elements, HostAccess, Layout, Passage, SetName, Transit};
 use crate::network::{
     Addresses, Endpoint, EndpointId, Link, Port, Protocol, PublishedPort, Registry, Subnet, Subnets,
 };
@@ -103,6 +103,7 @@ fn the_stamp_changes_with_the_rules_only() {
     let layout = Layout {
         host_access: HostAccess::Deny,
         max_connections: None,
+        transit: Transit::OPEN,
     };
     let open = Layout {
         host_access: HostAccess::Allow,
@@ -112,7 +113,15 @@ fn the_stamp_changes_with_the_rules_only() {
         max_connections: NonZeroU32::new(1024),
         ..layout
     };
+    let no_router = Layout {
+        transit: Transit {
+            ipv4: Passage::Closed,
+            ..layout.transit
+        },
+        ..layout
+    };
     assert_eq!(render::stamp(&layout), render::stamp(&Layout { ..layout }));
+    assert_ne!(render::stamp(&layout), render::stamp(&no_router));
     assert_ne!(render::stamp(&layout), render::stamp(&open));
     assert_ne!(render::stamp(&layout), render::stamp(&limited));
 }

@@ -15,6 +15,7 @@ const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_AF_SPEC: u16 = 26;
+const IFLA_GROUP: u16 = 27;
 const IFLA_NET_NS_FD: u16 = 28;
 
 const IFLA_INFO_KIND: u16 = 1;
@@ -81,6 +82,8 @@ pub(crate) struct Device {
     pub(crate) is_up: bool,
     /// The hardware address.
     pub(crate) mac: Vec<u8>,
+    /// The group.
+    pub(crate) group: u32,
     /// The bridge that it is a port of.
     pub(crate) master: Option<u32>,
     /// The names of the settings that are not as a bridge or a port of ours has them.
@@ -92,6 +95,8 @@ pub(crate) struct Device {
 pub(crate) struct VethPair<'a> {
     /// The name of the host end.
     pub(crate) host_ifname: &'a str,
+    /// The group of the host end: a mark that a device has from its beginning.
+    pub(crate) group: u32,
     /// The name of the container end.
     pub(crate) container_ifname: &'a str,
     /// The address of the container end.
@@ -136,7 +141,9 @@ pub(crate) fn create_veth(pair: VethPair<'_>) -> Message {
         libc::NLM_F_CREATE | libc::NLM_F_EXCL,
         &fixed(0, 0),
     );
-    message.put_text(IFLA_IFNAME, pair.host_ifname);
+    message
+        .put_text(IFLA_IFNAME, pair.host_ifname)
+        .put_u32(IFLA_GROUP, pair.group);
     message.nest(IFLA_LINKINFO, |info| {
         info.put_text(IFLA_INFO_KIND, "veth")
             .nest(IFLA_INFO_DATA, |data| {
@@ -263,6 +270,7 @@ fn device(reply: &Reply) -> Option<Device> {
         kind: String::new(),
         is_up: u32_at(&reply.payload, 8)? & UP != 0,
         mac: Vec::new(),
+        group: 0,
         master: None,
         wrong_flags: Vec::new(),
     };
@@ -272,6 +280,7 @@ fn device(reply: &Reply) -> Option<Device> {
             IFLA_IFALIAS => found.alias = text(value),
             IFLA_ADDRESS => found.mac = value.to_vec(),
             IFLA_MASTER => found.master = u32_at(value, 0),
+            IFLA_GROUP => found.group = u32_at(value, 0).unwrap_or_default(),
             IFLA_LINKINFO => {
                 found.kind = attribute(value, IFLA_INFO_KIND)
                     .map(text)

@@ -12,6 +12,7 @@ use super::damage::BridgeState;
 use super::error::{NetworkError, device};
 use super::model::MacAddress;
 use super::subnet::Subnets;
+use crate::firewall::{Passage, Transit};
 use crate::netlink::address::Address;
 use crate::netlink::link::Device;
 use crate::netlink::route::{OwnRoute, Target};
@@ -21,6 +22,7 @@ use crate::sysctl::{self, SysctlError};
 /// The stamp on every bridge of ours.
 const ALIAS: &str = "linkspan:bridge";
 
+const FORWARDING4: &str = "ipv4/ip_forward";
 const FORWARDING6: &str = "ipv6/conf/all/forwarding";
 const CALL_IP6TABLES: &str = "bridge/bridge-nf-call-ip6tables";
 
@@ -251,19 +253,30 @@ fn addresses(subnets: &Subnets) -> [Address; 2] {
 pub(crate) fn host_settings(
     socket: &mut NetlinkSocket,
 ) -> Result<BTreeMap<String, String>, NetworkError> {
-    let mut wanted = BTreeMap::from(
-        ["ipv4/ip_forward", FORWARDING6].map(|key| (key.to_owned(), "1".to_owned())),
-    );
+    let mut wanted =
+        BTreeMap::from([FORWARDING4, FORWARDING6].map(|key| (key.to_owned(), "1".to_owned())));
     if sysctl::read(CALL_IP6TABLES).as_deref() == Some("1") && foreign_bridge(socket)?.is_none() {
         wanted.insert(CALL_IP6TABLES.to_owned(), "0".to_owned());
     }
     Ok(wanted)
 }
 
+/// What the host forwards by its own settings, before us or in spite of us.
+pub(crate) fn transit() -> Transit {
+    let passage = |key| match sysctl::read(key).as_deref() {
+        Some("1") => Passage::Open,
+        _ => Passage::Closed,
+    };
+    Transit {
+        ipv4: passage(FORWARDING4),
+        ipv6: passage(FORWARDING6),
+    }
+}
+
 /// Turns the host into a router. IPv6 stops listening to routers when it becomes one,
 /// unless it is told not to: the host's own uplinks must not lose their addresses.
 fn forward_packets() -> Result<(), SysctlError> {
-    sysctl::ensure("ipv4/ip_forward", "1")?;
+    sysctl::ensure(FORWARDING4, "1")?;
     if sysctl::read(FORWARDING6).as_deref() != Some("1") {
         for name in sysctl::names("ipv6/conf") {
             let key = format!("ipv6/conf/{name}/accept_ra");

@@ -11,13 +11,16 @@ use super::model::{ALIAS_PREFIX, Addresses, Endpoint, EndpointId};
 use super::owner::chain;
 use super::subnet::Subnets;
 use crate::netlink::address::Address;
-use crate::netlink::link::VethPair;
+use crate::netlink::link::{Device, VethPair};
 use crate::netlink::{Message, NetlinkSocket, address, link, neighbour, route};
 use crate::netns::Netns;
 use crate::sysctl;
 
 /// The loopback device is the first of every namespace.
 const LOOPBACK_INDEX: u32 = 1;
+
+/// What the host ends of all pairs of ours have as their group: "lk".
+const GROUP: u32 = 0x6c6b;
 
 /// Whether packets to everywhere else leave the container by a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,13 +58,20 @@ pub(crate) fn create(
     let ifname = endpoint.id.ifname();
     let pair = VethPair {
         host_ifname: &ifname,
+        group: GROUP,
         container_ifname: &endpoint.ifname,
         mac: endpoint.addresses.mac(),
         netns: netns.fd.as_fd(),
     };
-    socket
-        .execute(vec![link::create_veth(pair)])
-        .map_err(device("create the devices"))?;
+    if let Err(error) = socket.execute(vec![link::create_veth(pair)]) {
+        let in_the_way = error.errno() == Some(libc::EEXIST)
+            && link::find(socket, &ifname).is_ok_and(|found| found.is_some());
+        return Err(if in_the_way {
+            NetworkError::ForeignDevice { name: ifname }
+        } else {
+            device("create the devices")(error)
+        });
+    }
     configure_container(&mut netns.socket, endpoint, subnets, default_route)?;
     connect(socket, bridge_index, endpoint)
 }
@@ -103,14 +113,18 @@ pub(crate) fn connect(
         .map_err(device("close the bridge port"))
 }
 
-/// Removes the pair, if it is there and bears our stamp.
+/// Whether a device that has the name of a port is that port. The kernel stamps only what
+/// exists, so that a pair that was just made has only its group.
+pub(crate) fn is_ours(device: &Device, alias: &str) -> bool {
+    device.alias == alias || device.group == GROUP
+}
+
+/// Removes the pair, if it is there and is ours.
 pub(crate) fn remove(socket: &mut NetlinkSocket, id: &EndpointId) -> Result<(), NetworkError> {
     // Watched before it is looked for, so that it cannot go unheard.
     let mut watch = link::watch().map_err(device("watch devices"))?;
     let found = link::find(socket, &id.ifname()).map_err(device("look for the bridge port"))?;
-    // A pair that was just made has no stamp yet: the kernel stamps only what exists.
-    let Some(found) = found.filter(|device| device.alias.is_empty() || device.alias == id.alias())
-    else {
+    let Some(found) = found.filter(|device| is_ours(device, &id.alias())) else {
         return Ok(());
     };
     remove_in_background(found.index)?;

@@ -106,6 +106,12 @@ pub(crate) enum NetworkError {
         /// The device.
         name: String,
     },
+    /// A device of somebody else has the name of one that is to be made.
+    #[error("the device {name:?} exists and is none of ours; remove it: ip link del {name}")]
+    ForeignDevice {
+        /// The device.
+        name: String,
+    },
     /// Another endpoint is attached by that name.
     #[error("the name {name:?} belongs to endpoint {holder}", name = name.as_str(), holder = holder.short())]
     NameAttached {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::damage::{BridgeState, PortState};
+use super::device::is_ours;
 use super::error::{NetworkError, device};
 use super::model::Endpoint;
 use crate::netlink::link::Device;
@@ -52,20 +53,24 @@ pub(crate) fn bridge(
     look(socket).map_err(act)
 }
 
-/// The port of an endpoint, by its name or by its stamp.
+/// The port of an endpoint, by its name or by its stamp. A device of somebody else that has
+/// the name is an error: it is not made a port.
 pub(crate) fn port(
     socket: &mut NetlinkSocket,
     wanted: &PortState,
     endpoint: &Endpoint,
     bridge_index: u32,
 ) -> Result<Option<(u32, PortState)>, NetworkError> {
-    let act = device("look at the bridge port");
-    let look = |socket: &mut NetlinkSocket| {
-        find_port(socket, wanted)?
-            .map(|found| describe_port(socket, wanted, endpoint, bridge_index, found))
-            .transpose()
+    let act = "look at the bridge port";
+    let Some(found) = find_port(socket, wanted).map_err(device(act))? else {
+        return Ok(None);
     };
-    look(socket).map_err(act)
+    if !is_ours(&found, &wanted.alias) {
+        return Err(NetworkError::ForeignDevice { name: found.name });
+    }
+    describe_port(socket, wanted, endpoint, bridge_index, found)
+        .map(Some)
+        .map_err(device(act))
 }
 
 fn find_port(

@@ -19,6 +19,7 @@ pub(super) mod heal;
 mod networks;
 mod rename;
 mod sandboxes;
+pub(super) mod tables;
 
 use super::damage::Damage;
 use super::device::{self, DefaultRoute};
@@ -33,7 +34,7 @@ use super::registry::Registry;
 use super::repairs::Repairs;
 use super::{ChangeKind, LeaseFate, Publisher, Request};
 use crate::firewall::expression::Family;
-use crate::firewall::{Difference, Elements, Firewall};
+use crate::firewall::{Difference, Elements, Firewall, Passage};
 use crate::ipam::Leases;
 use crate::ipam::pool::Novelty;
 use crate::netlink::conntrack::{self, Entry};
@@ -55,6 +56,8 @@ pub(crate) struct Settings {
     pub(crate) port_range: RangeInclusive<u16>,
     /// How long a freed address rests.
     pub(crate) quarantine: Duration,
+    /// Whether a host that was no router becomes one for others.
+    pub(crate) transit: Passage,
 }
 
 /// What the owner has for each network.

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use super::error::{NetworkError, StartError, device as device_error};
 use super::model::{Egress, Endpoint, EndpointId, Name, Network, Policy, WantedAddresses};
 use super::monitor::Monitor;
-use super::owner::heal::{Condition, Telling, recorded_firewall};
+use super::owner::heal::{Condition, Telling};
+use super::owner::tables::recorded_firewall;
 use super::owner::{Bridge, Owner, Settings, chain};
 use super::repairs::{Repairs, Subject};
 use super::subnet::Subnets;
 use super::{DEFAULT_NETWORK, bridge, choose, device, port, registry::Registry};
 use crate::config::Config;
-use crate::firewall::{Firewall, Inheritance, Layout, Mended};
+use crate::firewall::{Firewall, Inheritance, Layout, Mended, Passage, Transit};
 use crate::ipam::Leases;
 use crate::keeper::Keeper;
 use crate::netlink::NetlinkSocket;
@@ -62,15 +63,13 @@ impl Owner {
         for (endpoint, _) in whole {
             registry.insert(&Arc::new(endpoint));
         }
+        let recorded = recorded_firewall(&store)?;
         let inheritance = Inheritance {
             socket: fetch_kept(monitor.keeper()),
-            digest: recorded_firewall(&store)?,
+            digest: recorded.map(|recorded| recorded.digest),
             ownership: config.ownership,
         };
-        let layout = Layout {
-            host_access: config.host_access,
-            max_connections: config.max_connections,
-        };
+        let layout = layout(config, recorded.map(|recorded| recorded.transit));
         let (firewall, mended) = Firewall::adopt(&layout, &registry.elements(), inheritance)
             .map_err(NetworkError::from)?;
         let mut owner = Self {
@@ -78,6 +77,7 @@ impl Owner {
                 default_network,
                 port_range: config.port_range.clone(),
                 quarantine: config.quarantine,
+                transit: config.transit,
             },
             bridges,
             routing,
@@ -321,4 +321,19 @@ fn read_rows(store: &Store) -> Result<Vec<(Endpoint, Phase)>, NetworkError> {
             Ok((record.endpoint(&id)?, phase))
         })
         .collect()
+}
+
+/// What the fixed rules depend on. Once we made the host a router, its settings do not say
+/// any more what it was; what was written down does.
+fn layout(config: &Config, recorded: Option<Transit>) -> Layout {
+    let now = bridge::transit();
+    Layout {
+        host_access: config.host_access,
+        max_connections: config.max_connections,
+        transit: match (config.transit, recorded) {
+            (Passage::Open, _) => Transit::OPEN,
+            (Passage::Closed, None) => now,
+            (Passage::Closed, Some(before)) => before.and(now),
+        },
+    }
 }

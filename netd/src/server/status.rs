@@ -55,6 +55,7 @@ fn class(error: &NetworkError) -> (Code, ErrorReason) {
         NetworkError::EndpointAttached { .. } => {
             (Code::FailedPrecondition, ErrorReason::EndpointAttached)
         }
+        NetworkError::ForeignDevice { .. } => (Code::FailedPrecondition, ErrorReason::NameInUse),
         NetworkError::PortInUse(_) => (Code::FailedPrecondition, ErrorReason::PortInUse),
         NetworkError::PortsExhausted { .. } => {
             (Code::ResourceExhausted, ErrorReason::PortsExhausted)

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 
 use super::Table;
+use crate::firewall::{Passage, Transit};
 use crate::network::{
     Addresses, DEFAULT_NETWORK, Egress, Endpoint, EndpointId, InvalidValue, Link, Network, Policy,
     Port, Protocol, PublishedPort, Subnet, Subnets,
@@ -82,6 +83,43 @@ pub(crate) struct FirewallRecord {
     pub(crate) version: u32,
     /// The digest.
     pub(crate) digest: u64,
+    /// What it keeps the host from forwarding.
+    #[serde(default)]
+    pub(crate) closed: ClosedRecord,
+}
+
+/// Whether packets that are none of ours are kept back, by family. An older build kept none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ClosedRecord {
+    /// Those of IPv4.
+    pub(crate) ipv4: bool,
+    /// Those of IPv6.
+    pub(crate) ipv6: bool,
+}
+
+impl ClosedRecord {
+    /// What is kept back.
+    pub(crate) fn of(transit: Transit) -> Self {
+        Self {
+            ipv4: transit.ipv4 == Passage::Closed,
+            ipv6: transit.ipv6 == Passage::Closed,
+        }
+    }
+
+    /// What passes.
+    pub(crate) fn transit(self) -> Transit {
+        let passage = |is_closed| {
+            if is_closed {
+                Passage::Closed
+            } else {
+                Passage::Open
+            }
+        };
+        Transit {
+            ipv4: passage(self.ipv4),
+            ipv6: passage(self.ipv6),
+        }
+    }
 }
 
 /// What is being done to an endpoint, written before it is done.

@@ -255,6 +255,8 @@ fn enter_new_namespaces() {
     .unwrap();
     assert_eq!(devices(), ["lo"], "the namespace is new");
     fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0").unwrap();
+    // A new namespace has this from the machine.
+    fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
 }
 
 /// The names of the devices that the calling thread sees.

@@ -4,7 +4,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::rule::End::{Destination, Source};
 use super::{
-    Chain, FORWARD, HostAccess, INPUT, Layout, OUTPUT, PREROUTING, Rule, SetName, base, regular,
+    Chain, FORWARD, HostAccess, INPUT, Layout, OUTPUT, PREROUTING, Passage, Rule, SetName, Transit,
+    base, regular,
 };
 use crate::firewall::expression::{
     DESTINATION_PORT, Family, Field, ICMP_TYPE, IP4_DESTINATION, IP4_SOURCE, IP6_DESTINATION,
@@ -59,11 +60,7 @@ pub(super) fn chains(layout: &Layout) -> Vec<Chain> {
             "filter",
             FORWARD,
             FILTER_PRIORITY,
-            vec![
-                Rule::new().iif_ours(Is).oif_ours(Is).goto("between"),
-                Rule::new().iif_ours(Is).goto("from_container"),
-                Rule::new().oif_ours(Is).goto("to_container"),
-            ],
+            forward(layout.transit),
         ),
         base(
             "input",
@@ -104,6 +101,24 @@ fn raw() -> Vec<Rule> {
             .lookup(&[IP6_DESTINATION], Is, SetName::Gateways6)
             .drop("to_gateway6"),
     ]
+}
+
+/// A host that forwards only for our sake is no router for others.
+fn forward(transit: Transit) -> Vec<Rule> {
+    let mut rules = vec![
+        Rule::new().iif_ours(Is).oif_ours(Is).goto("between"),
+        Rule::new().iif_ours(Is).goto("from_container"),
+        Rule::new().oif_ours(Is).goto("to_container"),
+    ];
+    for (passage, family, label) in [
+        (transit.ipv4, Family::Ipv4, "transit"),
+        (transit.ipv6, Family::Ipv6, "transit6"),
+    ] {
+        if passage == Passage::Closed {
+            rules.push(Rule::new().family(family).drop(label));
+        }
+    }
+    rules
 }
 
 /// From a bridge of ours to one of ours.

@@ -13,19 +13,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Owner, chain};
-use crate::firewall::{Difference, flow};
 use crate::netlink::route::OwnRoute;
 use crate::network::damage::{self, Damage};
 use crate::network::device::{self, DefaultRoute};
-use crate::network::error::{self, NetworkError};
+use crate::network::error::NetworkError;
 use crate::network::model::{Endpoint, Network};
 use crate::network::repairs::Subject;
 use crate::network::touched::Touched;
 use crate::network::{bridge, observe};
-use crate::store::Change;
-use crate::store::record::{FIREWALL, FirewallRecord, VERSION};
-
-const FIREWALL_KEY: &str = "digest";
 
 /// Whether a repair is an event of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,18 +55,14 @@ impl Owner {
                 return;
             }
         }
-        let networks: Vec<_> = self.registry.networks().cloned().collect();
-        // What changes a setting of the host changes it at all devices, and these tell first.
-        let is_suspect = networks
-            .iter()
-            .any(|network| touched.devices.contains(&network.bridge_name));
-        if touched.everything || touched.settings || is_suspect {
+        if touched.everything || touched.settings {
             let healed = self.heal_host();
             self.failed(&Subject::Host, healed, || Touched {
                 settings: true,
                 ..Touched::default()
             });
         }
+        let networks: Vec<_> = self.registry.networks().cloned().collect();
         for network in networks {
             self.heal_network(&network, &touched);
         }
@@ -153,42 +144,7 @@ impl Owner {
         found.cloned().collect()
     }
 
-    fn heal_firewall(&mut self) -> Result<(), NetworkError> {
-        let mut registry = self.registry.clone();
-        for id in &self.condemned {
-            registry.remove(id);
-        }
-        let mended = self.firewall.heal(&registry.elements())?;
-        let Some(damage) = mended.damage else {
-            return Ok(());
-        };
-        self.record_firewall()?;
-        self.cut(&mended.difference)?;
-        self.repairs.tell(Subject::Firewall, damage);
-        Ok(())
-    }
-
-    /// Writes down what the kernel has of the firewall, for the next start.
-    pub(in crate::network) fn record_firewall(&self) -> Result<(), NetworkError> {
-        let record = FirewallRecord {
-            version: VERSION,
-            digest: self.firewall.digest().0,
-        };
-        let row = Change::put(FIREWALL, FIREWALL_KEY, &record);
-        Ok(self.store.commit(&[row])?)
-    }
-
-    /// Ends the connections that only removed elements allowed.
-    pub(in crate::network) fn cut(&mut self, difference: &Difference) -> Result<(), NetworkError> {
-        let gone = flow::Closed::by(difference);
-        if gone.is_empty() {
-            return Ok(());
-        }
-        self.flush(|entry| gone.covers(entry))
-            .map_err(error::device("flush connection tracking"))
-    }
-
-    fn heal_host(&mut self) -> Result<(), NetworkError> {
+    fn heal_host(&mut self) -> Result<Condition, NetworkError> {
         let mut look = || -> Result<Vec<Damage>, NetworkError> {
             let wanted = bridge::host_settings(&mut self.routing)?;
             let found = observe::settings(wanted.keys());
@@ -197,14 +153,15 @@ impl Owner {
         let damages = look()?;
         let damages = self.hopeful(&Subject::Host, damages);
         if damages.is_empty() {
-            return Ok(());
+            return Ok(Condition::Whole);
         }
+        self.narrow_transit()?;
         bridge::prepare_host(&mut self.routing)?;
         let wanted = bridge::host_settings(&mut self.routing)?;
         let found = observe::settings(wanted.keys());
         let left = damage::of_settings(&wanted, &found).collect();
         self.conclude(Subject::Host, &damages, left, Telling::Aloud);
-        Ok(())
+        Ok(Condition::Damaged)
     }
 
     /// Makes the bridge of a network whole.
@@ -215,10 +172,20 @@ impl Owner {
     ) -> Result<Condition, NetworkError> {
         let wanted = bridge::wanted(&network.bridge_name, &network.subnets);
         let known = self.bridge(&network.name)?.index;
-        let found = observe::bridge(&mut self.routing, &wanted, known)?;
-        let state = found.as_ref().map(|(_, state)| state);
+        let mut found = observe::bridge(&mut self.routing, &wanted, known)?;
+        let judge = |found: &Option<(u32, _)>| {
+            let state = found.as_ref().map(|(_, state)| state);
+            damage::of_bridge(&wanted, state)
+        };
+        let mut damages = judge(&found);
+        let has_setting = |damage: &Damage| matches!(damage, Damage::Setting { .. });
+        // What changes a setting of the host changes it at all devices.
+        if damages.iter().any(has_setting) && self.heal_host()? == Condition::Damaged {
+            found = observe::bridge(&mut self.routing, &wanted, known)?;
+            damages = judge(&found);
+        }
         let subject = subject_of(network);
-        let damages = self.hopeful(&subject, damage::of_bridge(&wanted, state));
+        let damages = self.hopeful(&subject, damages);
         if damages.is_empty() {
             self.watch_bridge(network, found.map_or(known, |(index, _)| index))?;
             return Ok(Condition::Whole);
@@ -360,17 +327,6 @@ impl Owner {
             self.repairs.tell(subject, damage::summary(&mended));
         }
     }
-}
-
-/// What the firewall was like when it was written.
-pub(in crate::network) fn recorded_firewall(
-    store: &crate::store::Store,
-) -> Result<Option<crate::firewall::Digest>, NetworkError> {
-    let rows = store.load::<FirewallRecord>(FIREWALL)?;
-    let known = rows
-        .into_iter()
-        .find(|(key, record)| key == FIREWALL_KEY && record.version == VERSION);
-    Ok(known.map(|(_, record)| crate::firewall::Digest(record.digest)))
 }
 
 fn of_device(name: &str) -> Touched {
