@@ -2,7 +2,10 @@
 
 mod addresses;
 mod dials;
+mod forwarding;
 mod frames;
+mod identity;
+mod leases;
 mod lies;
 mod siblings;
 mod stage;
