@@ -1,17 +1,24 @@
 //! Addresses and ports that somebody takes, and does not give back.
 
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::sync::mpsc;
+use std::thread;
 
 use linkspan_proto::net_v1::{
-    AttachEndpointRequest, CreateNetworkRequest, FindPortHolderRequest, PortMapping, Protocol,
+    AttachEndpointRequest, CreateNetworkRequest, FindPortHolderRequest, ListEndpointsRequest,
+    PortMapping, Protocol, UpdateEndpointRequest,
 };
 use linkspan_proto::reason::{ErrorReason, reason_of};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
 
 use super::stage::HERE;
 use crate::lan::{self, HOST4, HOST6};
-use crate::world::{DEADLINE, World, devices, plain, publish, reaches_tcp, serve_tcp};
+use crate::world::{
+    DEADLINE, PATIENCE, World, ask_at, devices, dial, inside, plain, publish, reaches_tcp,
+    serve_tcp,
+};
 
 /// A request for an endpoint of a number on the small network.
 fn small(number: usize, name: &str) -> AttachEndpointRequest {
@@ -27,7 +34,7 @@ fn small(number: usize, name: &str) -> AttachEndpointRequest {
 /// and the one too many is told why.
 #[test]
 fn failures_and_changing_names_do_not_use_up_the_addresses() {
-    const FAILURES: usize = 2_000;
+    const FAILURES: usize = 1_000;
     const COMINGS: usize = 100;
     World::run(
         "failures_and_changing_names_do_not_use_up_the_addresses",
@@ -84,6 +91,55 @@ fn failures_and_changing_names_do_not_use_up_the_addresses() {
             assert!(left.is_empty(), "{left:?}");
         },
     );
+}
+
+/// N-14: a daemon that is killed while it attaches leaves no device and no namespace that it
+/// does not know of, and what it knows of goes.
+#[test]
+fn a_daemon_killed_while_it_attaches_leaves_nothing_unknown() {
+    const ROUNDS: usize = 12;
+    const TEST: &str = "a_daemon_killed_while_it_attaches_leaves_nothing_unknown";
+    World::run(TEST, |world| {
+        let pins = world.path().join("run/netns");
+        let count_pins = || std::fs::read_dir(&pins).unwrap().count();
+        for round in 0..ROUNDS {
+            let (attached, is_attached) = mpsc::channel();
+            let path = world.path().to_owned();
+            let attaching = thread::spawn(move || {
+                ask_at(&path, async move |mut client| {
+                    for number in 0..100 {
+                        let request = AttachEndpointRequest {
+                            network: String::new(),
+                            port_mappings: vec![publish("", 0, 80)],
+                            ..small(number, &format!("one{number}"))
+                        };
+                        let done = client.attach_endpoint(request).await;
+                        if done.is_err() || attached.send(()).is_err() {
+                            return;
+                        }
+                    }
+                });
+            });
+            for _one in 0..=round % 4 {
+                is_attached.recv_timeout(DEADLINE).unwrap();
+            }
+            world.kill();
+            attaching.join().unwrap();
+            world.start();
+            let known = world.ask(async |mut client| {
+                let listed = client.list_endpoints(ListEndpointsRequest {}).await;
+                listed.unwrap().into_inner().endpoints
+            });
+            assert!(known.len() > round % 4, "what was promised is there");
+            assert_eq!(devices().len(), 2 + known.len(), "{:?}", devices());
+            assert_eq!(count_pins(), known.len());
+            for endpoint in &known {
+                world.detach(endpoint);
+            }
+            assert_eq!(devices(), ["lo", "linkspan0"]);
+            assert_eq!(count_pins(), 0);
+        }
+    });
 }
 
 /// Takes a place as rudely as the kernel lets somebody.
@@ -224,6 +280,42 @@ fn who_takes_a_port_while_netd_is_away_gets_nothing() {
             world.kill();
             world.start();
             TcpListener::bind("0.0.0.0:8080").expect_err("it is netd's again");
+        },
+    );
+}
+
+/// N-11: an open connection does not outlive the published port that it came by.
+#[test]
+fn a_connection_does_not_outlive_its_published_port() {
+    World::run(
+        "a_connection_does_not_outlive_its_published_port",
+        |world| {
+            let lan = lan::connect(world);
+            let web = world.attach(AttachEndpointRequest {
+                port_mappings: vec![publish("", 8080, 80)],
+                ..plain('a', "web")
+            });
+            serve_tcp(&web.netns_path, "::", 80);
+            let mut streams = [HOST4, HOST6].map(|ip| {
+                let (stream, _) = inside(&lan, move || dial(ip, 8080, DEADLINE)).unwrap();
+                stream
+            });
+            let echoes = |stream: &mut TcpStream, limit| {
+                stream.set_read_timeout(Some(limit)).unwrap();
+                stream.write_all(b"x").is_ok()
+                    && stream.read(&mut [0]).is_ok_and(|length| length == 1)
+            };
+            for stream in &mut streams {
+                assert!(echoes(stream, DEADLINE), "while it is published");
+            }
+            let request = UpdateEndpointRequest {
+                endpoint_id: web.id.clone(),
+                ..Default::default()
+            };
+            world.ask(async |mut client| client.update_endpoint(request).await.unwrap());
+            for stream in &mut streams {
+                assert!(!echoes(stream, PATIENCE), "when it is not any more");
+            }
         },
     );
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use super::wire::{ARP, BROADCAST, Mac, Wire, arp, ethernet};
 use crate::heal::{has, shell};
 use crate::lan::pin_new_netns;
-use crate::world::{DEADLINE, World, inside, pings, plain};
+use crate::world::{DEADLINE, PATIENCE, World, inside, pings, plain};
 
 /// The namespace of whoever looks: the engine's host.
 pub(crate) const HERE: &str = "/proc/thread-self/ns/net";
@@ -121,11 +121,18 @@ impl Stage {
     pub(crate) fn assert_well(&self) {
         for party in [&self.attacker, &self.victim] {
             for gateway in [self.host.ipv4.to_string(), self.host.ipv6.to_string()] {
-                let netns = &party.netns;
-                assert!(pings(netns, &gateway, DEADLINE), "{netns} to {gateway}");
+                assert_has(&party.netns, &gateway);
             }
         }
     }
+}
+
+/// The host answers a namespace. The kernel may still drop what a device sends or gets in
+/// the first moment after it was brought up, and nobody sends an echo request again.
+pub(crate) fn assert_has(netns: &str, gateway: &str) {
+    let tries = DEADLINE.as_millis() / PATIENCE.as_millis();
+    let answered = (0..tries).any(|_| pings(netns, gateway, PATIENCE));
+    assert!(answered, "{netns} to {gateway}");
 }
 
 /// Plays an attack where it must succeed, and then where it must not. It may have several
