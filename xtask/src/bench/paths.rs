@@ -8,11 +8,10 @@ use std::path::Path as FilePath;
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::Context;
 use serde_json::{Value, json};
 
 use super::engine::Engine;
-use super::traffic::{self, Path};
+use super::traffic::{self, Helper, Path};
 use crate::workspace;
 
 /// Where the LAN is, which nothing else in the namespaces uses.
@@ -54,7 +53,10 @@ pub(super) fn all(engine: Engine, state: &FilePath) -> anyhow::Result<Value> {
     };
     let (web_pid, peer_pid) = (engine.pid(state, &web)?, engine.pid(state, &peer)?);
     let server = traffic::server(web_pid, PORT)?;
-    let published = || traffic::measure(lan.pid(), HOST, PORT);
+    let published = || {
+        let [path] = traffic::measure([(lan.pid(), HOST)], PORT)?;
+        Ok(path)
+    };
     let (ports, containers) = crowd(engine);
 
     let first = published()?;
@@ -67,10 +69,12 @@ pub(super) fn all(engine: Engine, state: &FilePath) -> anyhow::Result<Value> {
     let with_containers = published()?;
     workspace::output(&mut engine.remove(state, &ids))?;
     let third = published()?;
-    let between = traffic::measure(peer_pid, &engine.address(state, &web)?, PORT)?;
-    drop(server);
+    let bridge = PlainBridge::new()?;
+    let address = engine.address(state, &web)?;
+    let paths = [(peer_pid, address.as_str()), (bridge.client(), PLAIN[1])];
+    let [between, plain] = traffic::measure(paths, PORT)?;
+    drop((server, bridge));
     workspace::output(&mut engine.remove(state, &[web, peer]))?;
-    let plain = plain_bridge()?;
     workspace::output(Command::new("ip").args(["link", "del", "bench0"]))?;
 
     let ports_base = first.between(second);
@@ -131,20 +135,42 @@ fn run(engine: Engine, state: &FilePath, flags: &[&str]) -> anyhow::Result<Strin
     Ok(id.trim().to_owned())
 }
 
-/// Two namespaces on a bridge with nothing special about it.
-fn plain_bridge() -> anyhow::Result<Path> {
-    ip("link add bench-plain type bridge")?;
-    ip("link set bench-plain up")?;
-    let ends = [traffic::namespace()?, traffic::namespace()?];
-    for (number, (end, address)) in ends.iter().zip(PLAIN).enumerate() {
-        let device = format!("benchp{number}");
-        link(&device, "", end.pid(), &format!("{address}/24"))?;
-        ip(&format!("link set {device} master bench-plain"))?;
+/// Two namespaces on a bridge with nothing special about it, in a namespace where no engine
+/// has rules.
+struct PlainBridge {
+    ends: [Helper; 2],
+    _server: Helper,
+    _middle: Helper,
+}
+
+impl PlainBridge {
+    fn new() -> anyhow::Result<Self> {
+        let middle = traffic::namespace()?;
+        ip_in(middle.pid(), "link add plain type bridge")?;
+        ip_in(middle.pid(), "link set plain up")?;
+        let ends = [traffic::namespace()?, traffic::namespace()?];
+        for (number, (end, address)) in ends.iter().zip(PLAIN).enumerate() {
+            let port = format!("port{number}");
+            let pid = end.pid();
+            ip_in(
+                middle.pid(),
+                &format!("link add {port} type veth peer name eth0 netns {pid}"),
+            )?;
+            ip_in(middle.pid(), &format!("link set {port} master plain up"))?;
+            ip_in(pid, &format!("addr add {address}/24 dev eth0"))?;
+            ip_in(pid, "link set eth0 up")?;
+        }
+        Ok(Self {
+            _server: traffic::server(ends[1].pid(), PORT)?,
+            ends,
+            _middle: middle,
+        })
     }
-    let _server = traffic::server(ends[1].pid(), PORT)?;
-    let path = traffic::measure(ends[0].pid(), PLAIN[1], PORT);
-    ip("link del bench-plain")?;
-    path
+
+    /// A process at the other end than the server.
+    fn client(&self) -> u32 {
+        self.ends[0].pid()
+    }
 }
 
 /// A veth pair from this namespace to that of a process, both ends up.
@@ -152,22 +178,22 @@ fn link(device: &str, own: &str, pid: u32, theirs: &str) -> anyhow::Result<()> {
     ip(&format!(
         "link add {device} type veth peer name eth0 netns {pid}"
     ))?;
-    if !own.is_empty() {
-        ip(&format!("addr add {own} dev {device}"))?;
-    }
+    ip(&format!("addr add {own} dev {device}"))?;
     ip(&format!("link set {device} up"))?;
-    let namespace = format!("--net=/proc/{pid}/ns/net");
-    for line in [
-        format!("addr add {theirs} dev eth0"),
-        "link set eth0 up".to_owned(),
-    ] {
-        let mut command = Command::new("nsenter");
-        command.args([&namespace, "ip"]).args(line.split(' '));
-        workspace::output(&mut command).context("set a device up")?;
-    }
-    Ok(())
+    ip_in(pid, &format!("addr add {theirs} dev eth0"))?;
+    ip_in(pid, "link set eth0 up")
 }
 
 fn ip(line: &str) -> anyhow::Result<()> {
     workspace::output(Command::new("ip").args(line.split(' '))).map(drop)
+}
+
+/// Runs ip(8) in the network namespace of a process.
+fn ip_in(pid: u32, line: &str) -> anyhow::Result<()> {
+    let mut command = Command::new("nsenter");
+    command
+        .arg(format!("--net=/proc/{pid}/ns/net"))
+        .arg("ip")
+        .args(line.split(' '));
+    workspace::output(&mut command).map(drop)
 }

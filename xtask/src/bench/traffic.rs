@@ -12,9 +12,11 @@ use anyhow::Context;
 use crate::workspace;
 
 /// How many connections a latency is the median of.
-const CONNECTIONS: usize = 3000;
+const CONNECTIONS: usize = 2000;
 /// How long a throughput is measured.
-const STREAM: Duration = Duration::from_secs(2);
+const STREAM: Duration = Duration::from_secs(1);
+/// How often either is measured; what counts is the median.
+const ROUNDS: usize = 5;
 /// How long a peer may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 const CHUNK_BYTES: usize = 256 << 10;
@@ -82,8 +84,36 @@ pub(super) fn server(pid: u32, port: u16) -> anyhow::Result<Helper> {
     ready(child)
 }
 
-/// Measures the path from the namespace of a process to an address.
-pub(super) fn measure(pid: u32, address: &str, port: u16) -> anyhow::Result<Path> {
+/// Paths, each from the namespace of a process to an address: measured by turns, since the
+/// machine drifts.
+pub(super) fn measure<const N: usize>(
+    paths: [(u32, &str); N],
+    port: u16,
+) -> anyhow::Result<[Path; N]> {
+    let mut rounds = Vec::new();
+    for _ in 0..ROUNDS {
+        for (pid, address) in paths {
+            rounds.push(measure_once(pid, address, port)?);
+        }
+    }
+    Ok(std::array::from_fn(|number| {
+        let of = |value: fn(&Path) -> f64| {
+            let all = rounds.iter().skip(number).step_by(N);
+            median(all.map(value).collect())
+        };
+        Path {
+            connect_us: of(|path| path.connect_us),
+            gbit: of(|path| path.gbit),
+        }
+    }))
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn measure_once(pid: u32, address: &str, port: u16) -> anyhow::Result<Path> {
     let place = SocketAddr::new(address.parse().context("an address")?, port).to_string();
     let text = workspace::output(&mut within(pid, &["--probe", &place])?)?;
     let mut numbers = text.split_whitespace().map(str::parse);
