@@ -16,7 +16,7 @@ use crate::world::{
 /// How long damage may last.
 const LIMIT: Duration = Duration::from_secs(1);
 /// How long a second event for the same damage is waited for.
-const ECHO: Duration = Duration::from_millis(150);
+pub(crate) const ECHO: Duration = Duration::from_millis(150);
 /// How long what must not be reached is tried.
 const SHORT: Duration = Duration::from_millis(100);
 

@@ -20,6 +20,7 @@ mod live;
 mod matrix;
 mod metrics;
 mod names;
+mod networks;
 mod ports;
 mod scale;
 mod siege;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::heal::Telling;
 use super::{Bridge, Owner, chain};
 use crate::firewall::{Difference, Elements, network as elements};
 use crate::hash;
@@ -184,7 +185,10 @@ impl Owner {
         self.bridges
             .insert(network.name.clone(), Bridge { index, leases });
         self.settings_watch
-            .watch(bridge::setting_directories(&network.bridge_name))
+            .watch(bridge::setting_directories(&network.bridge_name))?;
+        // The kernel brings the route to a new IPv6 address later, on a queue of its own; what
+        // is only on its way must not be taken for damage.
+        self.heal_bridge(network, Telling::Quiet).map(drop)
     }
 
     /// Removes everything of a network that nobody is on. Goes on after a failure.
