@@ -93,12 +93,14 @@ pub(crate) fn inside(arguments: &[PathBuf]) -> anyhow::Result<ExitCode> {
             _ => apart(engine, busybox),
         };
         match outcome {
-            Ok(result) => engines.push(result),
+            Ok(result) => {
+                engines.push(result);
+                fs::write(results, json!({"engines": engines}).to_string())?;
+            }
             Err(error) => say(&format!("{} is left out: {error:#}", engine.name())),
         }
     }
-    let results_json = json!({"engines": engines});
-    fs::write(results, results_json.to_string())?;
+    anyhow::ensure!(!engines.is_empty(), "no engine could be measured");
     Ok(ExitCode::SUCCESS)
 }
 
