@@ -46,11 +46,11 @@ pub(crate) struct Arguments {
     quarantine_seconds: String,
     /// Whether containers may open connections to the host
     #[arg(long, value_enum, default_value = "deny")]
-    host_access: HostAccessArgument,
+    host_access: PermissionArgument,
     /// Whether the host, if it forwards packets only for the sake of containers, forwards
     /// those of others as well
     #[arg(long, value_enum, default_value = "deny")]
-    transit: TransitArgument,
+    transit: PermissionArgument,
     /// Connections of each IP family that one container may have open; 0 means any number
     #[arg(long, value_name = "NUMBER", default_value = "32768")]
     max_connections: String,
@@ -70,13 +70,7 @@ enum FirewallTablesArgument {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum HostAccessArgument {
-    Deny,
-    Allow,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum TransitArgument {
+enum PermissionArgument {
     Deny,
     Allow,
 }
@@ -188,12 +182,12 @@ impl TryFrom<Arguments> for Config {
             port_range: parse_range(&port_range)?,
             quarantine: Duration::from_secs(seconds),
             host_access: match host_access {
-                HostAccessArgument::Deny => HostAccess::Deny,
-                HostAccessArgument::Allow => HostAccess::Allow,
+                PermissionArgument::Deny => HostAccess::Deny,
+                PermissionArgument::Allow => HostAccess::Allow,
             },
             transit: match transit {
-                TransitArgument::Deny => Passage::Closed,
-                TransitArgument::Allow => Passage::Open,
+                PermissionArgument::Deny => Passage::Closed,
+                PermissionArgument::Allow => Passage::Open,
             },
             max_connections: parse_limit(&max_connections)?,
             ownership: match firewall_tables {

@@ -9,7 +9,8 @@ use linkspan_proto::net_v1::{
 use tonic::Code;
 
 use crate::world::{
-    DEADLINE, PATIENCE, World, inside, link_to, pings, plain, publish, reaches_tcp, serve_tcp, tcp,
+    DEADLINE, PATIENCE, World, any_like, inside, link_to, pings, plain, publish, reaches_tcp,
+    serve_tcp, tcp,
 };
 
 fn create(world: &World, name: &str, internal: bool) {
@@ -170,11 +171,7 @@ fn resolve(netns: &str, server: &str, name: &str, patience: Duration) -> Option<
     }
     question.extend([0, 0, 1, 0, 1]);
     inside(netns, move || {
-        let any = if place.is_ipv4() {
-            "0.0.0.0:0"
-        } else {
-            "[::]:0"
-        };
+        let any = any_like(place.ip());
         let socket = UdpSocket::bind(any).unwrap();
         socket.set_read_timeout(Some(patience)).unwrap();
         socket.send_to(&question, place).ok()?;

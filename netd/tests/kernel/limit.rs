@@ -7,7 +7,7 @@ use linkspan_proto::net_v1::{Endpoint, ExplainRequest, GetDropCountersRequest, P
 
 use crate::adoption::ruleset;
 use crate::lan;
-use crate::world::{DEADLINE, PATIENCE, World, inside, plain, reaches_tcp, serve_tcp};
+use crate::world::{DEADLINE, PATIENCE, World, any_like, inside, plain, reaches_tcp, serve_tcp};
 
 const LIMIT: usize = 1024;
 /// So many that every share of the limit is used up.
@@ -17,7 +17,7 @@ const SPRAYED: u16 = 4000;
 fn spray(from: &Endpoint, to: &str) {
     let to: IpAddr = to.parse().unwrap();
     inside(&from.netns_path, move || {
-        let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let any = any_like(to);
         let socket = UdpSocket::bind(any).unwrap();
         for port in 1..=SPRAYED {
             // A queue that is full for a moment is what a flood meets.

@@ -19,7 +19,7 @@ use linkspan_proto::net_v1::{
 };
 
 use crate::lan;
-use crate::world::{DEADLINE, PATIENCE, World, publish, spawn_inside, tcp, udp};
+use crate::world::{DEADLINE, PATIENCE, World, any_like, publish, spawn_inside, tcp, udp};
 use declared::{
     Declared, HOST_PORTS, Link, Member, PUBLISHED, TCP_EXPOSED, TCP_HIDDEN, UDP_EXPOSED, UDP_HIDDEN,
 };
@@ -365,11 +365,7 @@ impl Steady {
 /// comes once; to wait for another is what keeps the pace.
 fn ask(place: SocketAddr, text: &[u8], patience: Duration) -> bool {
     const PACE: Duration = Duration::from_millis(20);
-    let any = if place.is_ipv4() {
-        "0.0.0.0:0"
-    } else {
-        "[::]:0"
-    };
+    let any = any_like(place.ip());
     let socket = UdpSocket::bind(any).unwrap();
     socket.set_read_timeout(Some(patience)).unwrap();
     let is_answered = socket.send_to(text, place).is_ok() && socket.recv(&mut [0; 64]).is_ok();

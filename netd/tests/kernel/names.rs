@@ -7,9 +7,9 @@ use std::time::Duration;
 use linkspan_proto::net_v1::{AttachEndpointRequest, CreateNetworkRequest, Endpoint};
 
 use crate::lan::{self, LAN4};
-use crate::world::{DEADLINE, PATIENCE, World, inside, plain, spawn_inside};
+use crate::world::{DEADLINE, PATIENCE, World, any_like, inside, plain, spawn_inside};
 
-const A: u16 = 1;
+pub(crate) const A: u16 = 1;
 const AAAA: u16 = 28;
 const NO_SUCH_NAME: u8 = 3;
 
@@ -31,7 +31,7 @@ fn attach(world: &World, digit: char, name: &str, network: &str) -> Endpoint {
 }
 
 /// A question on the wire.
-fn question(name: &str, kind: u16) -> Vec<u8> {
+pub(crate) fn question(name: &str, kind: u16) -> Vec<u8> {
     let mut bytes = vec![0xab, 0xcd, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.split('.') {
         bytes.push(u8::try_from(label.len()).unwrap());
@@ -54,11 +54,7 @@ fn ask(
     let server: IpAddr = server.parse().unwrap();
     let bytes = question(name, kind);
     inside(&endpoint.netns_path, move || {
-        let any = if server.is_ipv4() {
-            "0.0.0.0:0"
-        } else {
-            "[::]:0"
-        };
+        let any = any_like(server);
         let socket = UdpSocket::bind(any).unwrap();
         socket.set_read_timeout(Some(patience)).unwrap();
         socket.connect(SocketAddr::new(server, 53)).unwrap();

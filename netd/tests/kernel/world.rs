@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -259,6 +259,15 @@ fn enter_new_namespaces() {
     fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
 }
 
+/// Any address and port of this host, of the family of another.
+pub(crate) fn any_like(ip: IpAddr) -> SocketAddr {
+    let any: IpAddr = match ip {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    SocketAddr::new(any, 0)
+}
+
 /// The names of the devices that the calling thread sees.
 pub(crate) fn devices() -> Vec<String> {
     let text = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
@@ -397,11 +406,7 @@ pub(crate) fn reaches_tcp(netns: &str, ip: &str, port: u16, patience: Duration) 
 pub(crate) fn reaches_udp(netns: &str, ip: &str, port: u16, patience: Duration) -> bool {
     let place = SocketAddr::new(ip.parse().unwrap(), port);
     inside(netns, move || {
-        let any = if place.is_ipv4() {
-            "0.0.0.0:0"
-        } else {
-            "[::]:0"
-        };
+        let any = any_like(place.ip());
         let socket = UdpSocket::bind(any).unwrap();
         socket.set_read_timeout(Some(patience)).unwrap();
         let mut buffer = [0; 8];

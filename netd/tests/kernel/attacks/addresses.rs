@@ -7,6 +7,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, socket_
 
 use super::lies::steals;
 use super::stage::{HERE, Party, Stage, play, shell_in};
+use super::wire::mac_text;
 use crate::heal::shell;
 use crate::lan::pin_new_netns;
 use crate::world::{World, inside, pings};
@@ -63,7 +64,7 @@ fn a_container_with_another_hardware_address_is_not_heard() {
     const TEST: &str = "a_container_with_another_hardware_address_is_not_heard";
     play(TEST, |_, stage| {
         let Stage { attacker, host, .. } = stage;
-        let own = attacker.mac.map(|byte| format!("{byte:02x}")).join(":");
+        let own = mac_text(attacker.mac);
         let change = |mac: &str| {
             let line = format!("ip link set eth0 address {mac}");
             shell_in(&attacker.netns, &line);
@@ -111,8 +112,7 @@ fn a_container_that_makes_itself_its_sibling_gets_nothing() {
             host,
             ..
         } = stage;
-        let [own, other] =
-            [attacker.mac, victim.mac].map(|mac| mac.map(|byte| format!("{byte:02x}")).join(":"));
+        let [own, other] = [attacker.mac, victim.mac].map(mac_text);
         let (taken, netns) = (victim.ipv4, &attacker.netns);
         shell_in(netns, &format!("ip addr add {taken}/32 dev eth0"));
         let to = SocketAddr::new(taken.into(), 9);

@@ -8,7 +8,7 @@ use super::wire::{
     icmp6, ipv4, link_local,
 };
 use crate::heal::has as has_tool;
-use crate::world::{DEADLINE, PATIENCE, inside, pings};
+use crate::world::{DEADLINE, PATIENCE, any_like, inside, pings};
 
 /// How many hardware addresses a bridge knows.
 fn known(bridge: &str) -> usize {
@@ -51,7 +51,7 @@ fn a_flood_of_hardware_addresses_leaves_the_bridge_as_it_is() {
 /// Sends a datagram from a namespace.
 fn tell(netns: &str, to: SocketAddr, text: &'static [u8]) {
     inside(netns, move || {
-        let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let any = any_like(to.ip());
         let socket = UdpSocket::bind(any).unwrap();
         socket.set_broadcast(true).unwrap();
         socket.send_to(text, to).unwrap();

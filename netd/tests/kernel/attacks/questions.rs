@@ -10,7 +10,8 @@ use linkspan_proto::net_v1::{
 };
 
 use super::stage::assert_has;
-use crate::world::{DEADLINE, World, inside, plain, spawn_inside};
+use crate::names;
+use crate::world::{DEADLINE, World, any_like, inside, plain, spawn_inside};
 
 /// An open network with two containers that ask and one that has a server of its own.
 pub(super) struct Cast {
@@ -58,13 +59,7 @@ impl Cast {
 
 /// A question for the address of a name.
 pub(super) fn question(name: &str) -> Vec<u8> {
-    let mut bytes = header([0, 1, 0, 0, 0, 0, 0, 0]);
-    for label in name.split('.') {
-        bytes.push(u8::try_from(label.len()).unwrap());
-        bytes.extend_from_slice(label.as_bytes());
-    }
-    bytes.extend([0, 0, 1, 0, 1]);
-    bytes
+    names::question(name, names::A)
 }
 
 /// The header of a question, and how many records it announces.
@@ -81,11 +76,7 @@ pub(super) fn ask(
 ) -> Option<Vec<u8>> {
     let message = message.to_vec();
     inside(netns, move || {
-        let any = if server.is_ipv4() {
-            "0.0.0.0:0"
-        } else {
-            "[::]:0"
-        };
+        let any = any_like(server);
         let socket = UdpSocket::bind(any).unwrap();
         socket.set_read_timeout(Some(patience)).unwrap();
         socket.send_to(&message, (server, 53)).unwrap();

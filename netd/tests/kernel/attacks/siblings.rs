@@ -9,7 +9,7 @@ use super::wire::{
     summed6, udp, udp6,
 };
 use crate::heal::{has as has_tool, shell};
-use crate::world::{World, inside, reaches_tcp, serve_tcp};
+use crate::world::{World, any_like, inside, reaches_tcp, serve_tcp};
 
 /// How long a connection may take that may not come at all.
 const TRY: Duration = Duration::from_secs(1);
@@ -204,7 +204,7 @@ fn a_datagram_in_pieces_does_not_cross_without_a_link() {
             let ips = [IpAddr::from(victim.ipv4), victim.ipv6.into()];
             ips.iter()
                 .map(|ip| {
-                    let any = if ip.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+                    let any = any_like(*ip);
                     let server = inside(&victim.netns, move || UdpSocket::bind(any).unwrap());
                     let port = server.local_addr().unwrap().port();
                     let place = SocketAddr::new(*ip, port);

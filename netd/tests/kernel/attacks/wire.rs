@@ -14,6 +14,11 @@ use crate::world::{DEADLINE, inside};
 
 pub(crate) type Mac = [u8; 6];
 
+/// A hardware address as ip(8) takes it.
+pub(crate) fn mac_text(mac: Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
 pub(crate) const BROADCAST: Mac = [0xff; 6];
 pub(crate) const ARP: u16 = 0x0806;
 pub(crate) const IPV4: u16 = 0x0800;
