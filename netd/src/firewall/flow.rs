@@ -3,11 +3,12 @@
 //! An entry of connection tracking outlives the element that let its first packet in, so
 //! whoever takes an element away has to end what came through it.
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::endpoint::of_family;
 use super::{Difference, Elements, SetName, key};
-pub(crate) use crate::netlink::conntrack::Entry;
+pub(crate) use crate::netlink::conntrack::{Entry, Part, Scope};
 
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
@@ -51,6 +52,16 @@ impl Closed {
         self.removed.is_empty()
     }
 
+    /// Where to look for the connections: among those that one of the closed places answers.
+    pub(crate) fn scope(&self) -> Scope {
+        let parts: Option<BTreeSet<_>> = self
+            .removed
+            .iter()
+            .map(|element| answering(element).map(Part::AnsweredBy))
+            .collect();
+        parts.map_or(Scope::Every, Scope::Of)
+    }
+
     /// Whether a connection came through something that is closed now.
     pub(crate) fn covers(&self, entry: &Entry) -> bool {
         let places = places(entry);
@@ -71,6 +82,28 @@ struct Place {
     set: SetName,
     key: Vec<u8>,
     value: Vec<u8>,
+}
+
+/// Who answers a connection that came through an element: the value of a map begins with
+/// the address, and in a set of pairs it is the second half of them.
+fn answering(((set, key), value): (&(SetName, Vec<u8>), &Vec<u8>)) -> Option<IpAddr> {
+    use SetName::{
+        HostPublished6, HostRanges6, Links4, Links6, Peers4, Peers6, Published6, Ranges6,
+    };
+    let at = |bytes: &[u8], from: usize, is_ipv6: bool| -> Option<IpAddr> {
+        let rest = bytes.get(from..)?;
+        Some(if is_ipv6 {
+            Ipv6Addr::from(*rest.first_chunk()?).into()
+        } else {
+            Ipv4Addr::from(*rest.first_chunk()?).into()
+        })
+    };
+    match set {
+        Links4 | Peers4 => at(key, 4, false),
+        Links6 | Peers6 => at(key, 16, true),
+        HostPublished6 | HostRanges6 | Published6 | Ranges6 => at(value, 0, true),
+        _ => at(value, 0, false),
+    }
 }
 
 fn is_opening(set: SetName) -> bool {

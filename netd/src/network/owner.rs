@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod change;
+mod flows;
 pub(super) mod heal;
 mod networks;
 mod rename;
@@ -37,12 +38,10 @@ use crate::firewall::expression::Family;
 use crate::firewall::{Difference, Elements, Firewall, Passage};
 use crate::ipam::Leases;
 use crate::ipam::pool::Novelty;
-use crate::netlink::conntrack::{self, Entry};
-use crate::netlink::{NetlinkError, NetlinkSocket};
+use crate::netlink::NetlinkSocket;
 use crate::netns::NetnsDirectory;
 use crate::store::record::{ENDPOINTS, EndpointRecord, Phase};
 use crate::store::{Change, Store};
-use crate::sysctl;
 
 /// How many ports the kernel allows on one bridge.
 pub(crate) const BRIDGE_PORT_LIMIT: usize = 1023;
@@ -403,11 +402,7 @@ impl Owner {
         let netns_stays = self.stays_without(endpoint);
         let steps = [
             self.close(&openings),
-            self.flush(|entry| {
-                entry.mentions(endpoint.addresses.ipv4.into())
-                    || entry.mentions(endpoint.addresses.ipv6.into())
-            })
-            .map_err(error::device("flush connection tracking")),
+            self.forget_flows(&endpoint.addresses),
             device::forget(&mut self.routing, bridge_index, endpoint),
             device::remove(&mut self.routing, &endpoint.id),
             // A port that is there is pinned: without its pins it could speak as another.
@@ -529,33 +524,6 @@ impl Owner {
 
     pub(super) fn record(&self, endpoint: &Endpoint, phase: Phase) -> Result<(), NetworkError> {
         Ok(self.store.commit(&[row(endpoint, phase)])?)
-    }
-
-    /// A client that sent datagrams to a port before it was published has an entry that
-    /// would lead them past the new rule for as long as it goes on sending.
-    fn forget_stale_flows(&mut self, published: &[PublishedPort]) -> Result<(), NetworkError> {
-        let ports: Vec<_> = published
-            .iter()
-            .filter(|published| published.port.protocol == Protocol::Udp)
-            .map(|published| published.host_port)
-            .collect();
-        if ports.is_empty() {
-            return Ok(());
-        }
-        self.flush(|entry| {
-            entry.protocol == Protocol::Udp.number()
-                && ports.contains(&entry.destination_port)
-                && entry.destination == entry.reply_source
-        })
-        .map_err(error::device("flush connection tracking"))
-    }
-
-    fn flush(&mut self, doomed: impl Fn(&Entry) -> bool) -> Result<(), NetlinkError> {
-        const COUNT: &str = "netfilter/nf_conntrack_count";
-        if sysctl::read(COUNT).as_deref() == Some("0") {
-            return Ok(());
-        }
-        conntrack::flush(&mut self.tracking, doomed).map(drop)
     }
 }
 

@@ -10,7 +10,7 @@ use super::registry::{LinkStatus, Registry};
 use crate::firewall::counter::{Counter, Counters};
 use crate::firewall::port::Run;
 use crate::firewall::{OpenLink, SetName, link, port, read};
-use crate::netlink::conntrack::{self, Entry};
+use crate::netlink::conntrack::{self, Entry, Scope};
 use crate::netlink::{NetlinkSocket, socket::NetlinkError, statistics};
 
 /// What passed.
@@ -44,7 +44,7 @@ impl Snapshot {
         }
         let failed = |error: NetlinkError| device("read connection tracking")(error);
         let mut tracking = NetlinkSocket::open(libc::NETLINK_NETFILTER).map_err(failed)?;
-        let flows = conntrack::list(&mut tracking).map_err(failed)?;
+        let flows = conntrack::list(&mut tracking, &Scope::Every).map_err(failed)?;
         Ok(Self { sets, flows })
     }
 

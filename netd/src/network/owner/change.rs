@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::{Owner, row};
-use crate::firewall::{Difference, Elements, flow};
-use crate::network::error::{self, NetworkError};
+use crate::firewall::{Difference, Elements};
+use crate::netlink::conntrack::Entry;
+use crate::network::error::NetworkError;
 use crate::network::model::{
     Endpoint, EndpointId, HostPort, MoveRequest, Port, PortMapping, Protocol, PublishedPort,
     UpdateRequest,
@@ -114,7 +115,7 @@ impl Owner {
         };
         got.published.extend(&arrived);
         let (left, got) = (Arc::new(left), Arc::new(got));
-        let is_datagram = |entry: &flow::Entry| entry.protocol == Protocol::Udp.number();
+        let is_datagram = |entry: &Entry| entry.protocol == Protocol::Udp.number();
         if from.id == to.id {
             self.replace(&[&from], &[&got], is_datagram)?;
         } else {
@@ -142,7 +143,7 @@ impl Owner {
         &mut self,
         old: &[&Arc<Endpoint>],
         new: &[&Arc<Endpoint>],
-        ends: impl Fn(&flow::Entry) -> bool,
+        ends: impl Fn(&Entry) -> bool,
     ) -> Result<(), NetworkError> {
         let mut registry = self.registry.clone();
         for endpoint in new {
@@ -164,12 +165,7 @@ impl Owner {
             return Err(error.into());
         }
         self.registry = registry;
-        let gone = flow::Closed::by(&difference);
-        if !gone.is_empty() {
-            self.flush(|entry| gone.covers(entry) && ends(entry))
-                .map_err(error::device("flush connection tracking"))?;
-        }
-        Ok(())
+        self.cut_those(&difference, ends)
     }
 
     fn move_reservations(

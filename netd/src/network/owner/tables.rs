@@ -1,9 +1,9 @@
 //! The tables as a whole: repaired, narrowed, and written down for the next start.
 
 use super::Owner;
-use crate::firewall::{Difference, Digest, Elements, Passage, Transit, flow};
+use crate::firewall::{Digest, Elements, Passage, Transit};
 use crate::network::bridge;
-use crate::network::error::{self, NetworkError};
+use crate::network::error::NetworkError;
 use crate::network::repairs::Subject;
 use crate::store::Change;
 use crate::store::record::{ClosedRecord, FIREWALL, FirewallRecord, VERSION};
@@ -41,16 +41,6 @@ impl Owner {
         };
         let row = Change::put(FIREWALL, FIREWALL_KEY, &record);
         Ok(self.store.commit(&[row])?)
-    }
-
-    /// Ends the connections that only removed elements allowed.
-    pub(in crate::network) fn cut(&mut self, difference: &Difference) -> Result<(), NetworkError> {
-        let gone = flow::Closed::by(difference);
-        if gone.is_empty() {
-            return Ok(());
-        }
-        self.flush(|entry| gone.covers(entry))
-            .map_err(error::device("flush connection tracking"))
     }
 
     /// Who turned forwarding off wants no router. We need one, so it is none for others.
