@@ -1,13 +1,20 @@
 //! A container that opens all the connections it can (N-15).
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-use linkspan_proto::net_v1::{Endpoint, ExplainRequest, GetDropCountersRequest, Protocol};
+use linkspan_proto::net_v1::{
+    AttachEndpointRequest, Endpoint, ExplainRequest, GetDropCountersRequest, Protocol,
+    UpdateEndpointRequest,
+};
 
 use crate::adoption::ruleset;
 use crate::lan;
-use crate::world::{DEADLINE, PATIENCE, World, any_like, inside, plain, reaches_tcp, serve_tcp};
+use crate::world::{
+    DEADLINE, PATIENCE, World, any_like, dial, inside, link_to, plain, publish, reaches_tcp,
+    serve_tcp, tcp,
+};
 
 const LIMIT: usize = 1024;
 /// So many that every share of the limit is used up.
@@ -117,6 +124,63 @@ fn without_a_limit_a_container_opens_what_it_wants() {
     });
 }
 
+/// N-11 on a busy host: where so much is tracked that netd asks only for what concerns it, a
+/// change still cuts all that it closes, and nothing of an endpoint outlives it.
+#[test]
+fn a_busy_host_cuts_what_a_change_closes() {
+    const NAME: &str = "a_busy_host_cuts_what_a_change_closes";
+    World::with_flags(NAME, &["--max-connections", "0"], |world| {
+        lan::connect(world);
+        let db = world.attach(AttachEndpointRequest {
+            exposed: vec![tcp(5432)],
+            ..plain('a', "db")
+        });
+        let web = world.attach(AttachEndpointRequest {
+            links: vec![link_to("db", "db")],
+            port_mappings: vec![publish("", 8080, 80)],
+            ..plain('b', "web")
+        });
+        serve_tcp(&db.netns_path, "::", 5432);
+        serve_tcp(&web.netns_path, "::", 80);
+        let buckets = fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_buckets").unwrap();
+        let enough = buckets.trim().parse::<usize>().unwrap() / 16;
+        let noisy = world.attach(plain('c', "noisy"));
+        for _ in 0..=enough / usize::from(SPRAYED) {
+            spray(&noisy, lan::LAN4);
+        }
+        let open = |netns: Option<&str>, ip: &str, port| {
+            let ip = ip.to_owned();
+            let connect = move || dial(&ip, port, DEADLINE).unwrap().0;
+            match netns {
+                Some(netns) => inside(netns, connect),
+                None => connect(),
+            }
+        };
+        let mut cut = vec![
+            open(Some(&web.netns_path), &db.ipv4_address, 5432),
+            open(Some(&web.netns_path), &db.ipv6_address, 5432),
+            open(None, "127.0.0.1", 8080),
+        ];
+        assert!(tracked(&noisy.ipv4_address) > enough);
+
+        world.ask(async |mut client| {
+            let request = UpdateEndpointRequest {
+                endpoint_id: web.id.clone(),
+                ..Default::default()
+            };
+            client.update_endpoint(request).await.unwrap();
+        });
+        for stream in &mut cut {
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.write_all(b"x").unwrap();
+            assert!(stream.read(&mut [0]).is_err(), "{stream:?} is cut");
+        }
+        assert_eq!(tracked(&web.ipv4_address) + tracked(&web.ipv6_address), 0);
+        world.detach(&noisy);
+        assert_eq!(tracked(&noisy.ipv4_address), 0);
+    });
+}
+
 /// The form of the limit that was tried before broke tracking itself with 130 containers.
 #[test]
 fn many_containers_with_counted_connections_leave_tracking_whole() {
@@ -126,7 +190,7 @@ fn many_containers_with_counted_connections_leave_tracking_whole() {
         let lan = lan::connect(world);
         serve_tcp(&lan, "::", 80);
         for number in 0..MANY {
-            let endpoint = world.attach(linkspan_proto::net_v1::AttachEndpointRequest {
+            let endpoint = world.attach(AttachEndpointRequest {
                 endpoint_id: format!("{number:010x}{}", "0".repeat(54)),
                 name: format!("n{number}"),
                 ..Default::default()
