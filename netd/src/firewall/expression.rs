@@ -39,6 +39,8 @@ pub(crate) enum Field {
     ConnectionState,
     /// The status bits of its connection.
     ConnectionStatus,
+    /// Which way it goes in its connection, [`ORIGINAL`] or [`REPLY`].
+    ConnectionDirection,
     /// A number that nobody can choose, the same for every packet of its connection.
     ConnectionId,
     /// Whether its destination is local, by the routing table.
@@ -57,6 +59,11 @@ pub(crate) enum Base {
     /// TCP, UDP, SCTP or ICMP.
     Transport = 2,
 }
+
+/// The direction of the packet that opened a connection.
+pub(crate) const ORIGINAL: u8 = 0;
+/// The direction of what answers it.
+pub(crate) const REPLY: u8 = 1;
 
 /// Source address of an Ethernet frame.
 pub(crate) const ETHER_SOURCE: Field = Field::Header(Base::LinkLayer, 6, 6);
@@ -246,21 +253,10 @@ fn load(element: &mut Message, field: Field, register: Register) {
         Field::OutgoingIfname => meta(7),
         Field::AddressFamily => meta(15),
         Field::TransportProtocol => meta(16),
-        Field::ConnectionState => {
-            named(element, "ct", |data| {
-                data.put_be32(1, target).put_be32(2, 0);
-            });
-        }
-        Field::ConnectionStatus => {
-            named(element, "ct", |data| {
-                data.put_be32(1, target).put_be32(2, 2);
-            });
-        }
-        Field::ConnectionId => {
-            named(element, "ct", |data| {
-                data.put_be32(1, target).put_be32(2, 23);
-            });
-        }
+        Field::ConnectionState => connection(element, target, 0),
+        Field::ConnectionDirection => connection(element, target, 1),
+        Field::ConnectionStatus => connection(element, target, 2),
+        Field::ConnectionId => connection(element, target, 23),
         Field::DestinationType => named(element, "fib", |data| {
             const RESULT_ADDRESS_TYPE: u32 = 3;
             const BY_DESTINATION: u32 = 2;
@@ -275,6 +271,12 @@ fn load(element: &mut Message, field: Field, register: Register) {
                 .put_be32(4, length);
         }),
     }
+}
+
+fn connection(element: &mut Message, target: u32, key: u32) {
+    named(element, "ct", |data| {
+        data.put_be32(1, target).put_be32(2, key);
+    });
 }
 
 fn named(element: &mut Message, name: &str, fill: impl FnOnce(&mut Message)) {

@@ -10,6 +10,7 @@ const ARP: [u8; 2] = [0x08, 0x06];
 const IPV4: [u8; 2] = [0x08, 0x00];
 const IPV6: [u8; 2] = [0x86, 0xdd];
 const IGMP: u8 = 2;
+const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 const MULTICAST_QUERY: u8 = 130;
@@ -57,6 +58,15 @@ pub(super) fn prerouting() -> Chain {
             priority: -300,
         }),
         rules: vec![
+            // Most packets by far: one lookup, and none of the rules below is about them.
+            ethernet(IPV4)
+                .protocol(TCP)
+                .lookup(
+                    &[Field::IncomingIfname, ETHER_SOURCE, IP4_SOURCE],
+                    Sense::Is,
+                    SetName::Pins4,
+                )
+                .accept(),
             Rule::new()
                 .lookup(&[Field::IncomingIfname], Sense::IsNot, SetName::Ports)
                 .accept(),

@@ -9,8 +9,7 @@ use super::{
 };
 use crate::firewall::expression::{
     DESTINATION_PORT, Family, Field, ICMP_TYPE, IP4_DESTINATION, IP4_SOURCE, IP6_DESTINATION,
-    IP6_SOURCE, SOURCE_PORT,
-    Sense::{Is, IsNot},
+    IP6_SOURCE, ORIGINAL, REPLY, SOURCE_PORT, Sense::Is,
 };
 use crate::network::Subnet;
 
@@ -77,26 +76,23 @@ pub(super) fn chains(layout: &Layout) -> Vec<Chain> {
 /// the gateways' addresses are the host's too: neither is for anyone outside. What goes
 /// straight to a container is dropped on its way there.
 fn raw() -> Vec<Rule> {
-    let foreign = || Rule::new().iif(IsNot, "lo");
-    let outside = || foreign().iif_ours(IsNot);
+    let rule = Rule::new;
     vec![
-        foreign()
-            .in_subnet4(Destination, Is, LOOPBACK4)
+        rule().iif("lo").accept(),
+        rule()
+            .in_subnet4(Destination, LOOPBACK4)
             .drop("to_loopback"),
-        foreign()
-            .in_subnet4(Source, Is, LOOPBACK4)
-            .drop("from_loopback"),
-        foreign()
-            .in_subnet6(Destination, Is, LOOPBACK6)
+        rule().in_subnet4(Source, LOOPBACK4).drop("from_loopback"),
+        rule()
+            .in_subnet6(Destination, LOOPBACK6)
             .drop("to_loopback6"),
-        foreign()
-            .in_subnet6(Source, Is, LOOPBACK6)
-            .drop("from_loopback6"),
-        outside()
+        rule().in_subnet6(Source, LOOPBACK6).drop("from_loopback6"),
+        rule().iif_ours(Is).accept(),
+        rule()
             .family(Family::Ipv4)
             .lookup(&[IP4_DESTINATION], Is, SetName::Gateways4)
             .drop("to_gateway"),
-        outside()
+        rule()
             .family(Family::Ipv6)
             .lookup(&[IP6_DESTINATION], Is, SetName::Gateways6)
             .drop("to_gateway6"),
@@ -123,31 +119,14 @@ fn forward(transit: Transit) -> Vec<Rule> {
 
 /// From a bridge of ours to one of ours.
 fn between() -> Vec<Rule> {
-    let mut rules = vec![
-        counts(
-            Family::Ipv4,
-            &[IP4_SOURCE, IP4_DESTINATION],
-            SetName::Peers4,
-        ),
-        counts(
-            Family::Ipv4,
-            &[IP4_DESTINATION, IP4_SOURCE],
-            SetName::Peers4,
-        ),
-        counts(
-            Family::Ipv6,
-            &[IP6_SOURCE, IP6_DESTINATION],
-            SetName::Peers6,
-        ),
-        counts(
-            Family::Ipv6,
-            &[IP6_DESTINATION, IP6_SOURCE],
-            SetName::Peers6,
-        ),
+    let (ends4, ends6) = ([IP4_SOURCE, IP4_DESTINATION], [IP6_SOURCE, IP6_DESTINATION]);
+    vec![
+        passes(ORIGINAL, Family::Ipv4, ends4, SetName::Peers4),
+        passes(REPLY, Family::Ipv4, ends4, SetName::Peers4),
+        passes(ORIGINAL, Family::Ipv6, ends6, SetName::Peers6),
+        passes(REPLY, Family::Ipv6, ends6, SetName::Peers6),
         replies(),
         invalid(),
-    ];
-    rules.push(
         Rule::new()
             .lookup(
                 &[Field::IncomingIfname, Field::OutgoingIfname],
@@ -155,9 +134,22 @@ fn between() -> Vec<Rule> {
                 SetName::Open,
             )
             .accept(),
-    );
-    rules.push(Rule::new().goto("link"));
-    rules
+        Rule::new().goto("link"),
+    ]
+}
+
+/// Counts what passes over a link, by who opened the connection and to whom: one lookup for
+/// a packet, since it goes one way.
+fn passes(direction: u8, family: Family, ends: [Field; 2], set: SetName) -> Rule {
+    let [source, destination] = ends;
+    let pair = match direction {
+        ORIGINAL => [source, destination],
+        _ => [destination, source],
+    };
+    Rule::new()
+        .equals(Field::ConnectionDirection, &[direction])
+        .family(family)
+        .lookup(&pair, Is, set)
 }
 
 fn from_container() -> Vec<Rule> {
@@ -198,17 +190,13 @@ fn published_to() -> [Rule; 2] {
     ]
 }
 
-/// Counts what passes through a published port, by its place in the container.
+/// Counts what passes through a published port, by its place in the container: an element
+/// that is found counts, and nothing is decided.
 fn published(family: Family, address: Field, port: [Field; 2], set: SetName) -> Rule {
-    let mut rule = Rule::new().any_bit(Field::ConnectionStatus, STATUS_DESTINATION_NAT);
-    let counted = counts(family, &[&[address][..], &port[..]].concat(), set);
-    rule.expressions.extend(counted.expressions);
-    rule
-}
-
-/// Finds an element, which counts; decides nothing.
-fn counts(family: Family, fields: &[Field], set: SetName) -> Rule {
-    Rule::new().family(family).lookup(fields, Is, set)
+    Rule::new()
+        .any_bit(Field::ConnectionStatus, STATUS_DESTINATION_NAT)
+        .family(family)
+        .lookup(&[&[address][..], &port[..]].concat(), Is, set)
 }
 
 /// From container to container: only what a link opens.

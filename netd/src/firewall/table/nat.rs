@@ -78,8 +78,8 @@ fn postrouting() -> Vec<Rule> {
     };
     let inward = || Rule::new().oif_ours(Is);
     vec![
-        inward().in_subnet4(Source, Is, loopback4).masquerade(),
-        inward().in_subnet6(Source, Is, loopback6).masquerade(),
+        inward().in_subnet4(Source, loopback4).masquerade(),
+        inward().in_subnet6(Source, loopback6).masquerade(),
         Rule::new().iif_ours(Is).oif_ours(IsNot).masquerade(),
     ]
 }

@@ -49,8 +49,8 @@ impl Rule {
         self.lookup(&[Field::OutgoingIfname], sense, SetName::Bridges)
     }
 
-    pub(super) fn iif(self, sense: Sense, ifname: &str) -> Self {
-        self.device(Field::IncomingIfname, sense, ifname)
+    pub(super) fn iif(self, ifname: &str) -> Self {
+        self.equals(Field::IncomingIfname, &crate::firewall::ifname(ifname))
     }
 
     pub(super) fn family(self, family: Family) -> Self {
@@ -61,14 +61,10 @@ impl Rule {
         self.equals(Field::TransportProtocol, &[number])
     }
 
-    pub(super) fn equals(self, field: Field, value: &[u8]) -> Self {
-        self.compares(field, Sense::Is, value)
-    }
-
-    pub(super) fn compares(mut self, field: Field, sense: Sense, value: &[u8]) -> Self {
+    pub(super) fn equals(mut self, field: Field, value: &[u8]) -> Self {
         self.expressions.push(Expression::Load(field, 0));
         self.expressions
-            .push(Expression::Compare(0, sense, value.to_vec()));
+            .push(Expression::Compare(0, Sense::Is, value.to_vec()));
         self
     }
 
@@ -82,7 +78,7 @@ impl Rule {
         self
     }
 
-    pub(super) fn in_subnet4(self, end: End, sense: Sense, subnet: Subnet<Ipv4Addr>) -> Self {
+    pub(super) fn in_subnet4(self, end: End, subnet: Subnet<Ipv4Addr>) -> Self {
         let field = if end == End::Source {
             IP4_SOURCE
         } else {
@@ -92,10 +88,10 @@ impl Rule {
             .checked_shl(32 - u32::from(subnet.prefix))
             .unwrap_or(0);
         self.family(Family::Ipv4)
-            .masked(field, sense, &mask.to_be_bytes(), &subnet.base.octets())
+            .masked(field, &mask.to_be_bytes(), &subnet.base.octets())
     }
 
-    pub(super) fn in_subnet6(self, end: End, sense: Sense, subnet: Subnet<Ipv6Addr>) -> Self {
+    pub(super) fn in_subnet6(self, end: End, subnet: Subnet<Ipv6Addr>) -> Self {
         let field = if end == End::Source {
             IP6_SOURCE
         } else {
@@ -105,7 +101,7 @@ impl Rule {
             .checked_shl(128 - u32::from(subnet.prefix))
             .unwrap_or(0);
         self.family(Family::Ipv6)
-            .masked(field, sense, &mask.to_be_bytes(), &subnet.base.octets())
+            .masked(field, &mask.to_be_bytes(), &subnet.base.octets())
     }
 
     pub(super) fn lookup(mut self, fields: &[Field], sense: Sense, set: SetName) -> Self {
@@ -166,15 +162,11 @@ impl Rule {
         self
     }
 
-    fn device(self, field: Field, sense: Sense, ifname: &str) -> Self {
-        self.compares(field, sense, &crate::firewall::ifname(ifname))
-    }
-
-    fn masked(mut self, field: Field, sense: Sense, mask: &[u8], value: &[u8]) -> Self {
+    fn masked(mut self, field: Field, mask: &[u8], value: &[u8]) -> Self {
         self.expressions.push(Expression::Load(field, 0));
         self.expressions.push(Expression::Mask(0, mask.to_vec()));
         self.expressions
-            .push(Expression::Compare(0, sense, value.to_vec()));
+            .push(Expression::Compare(0, Sense::Is, value.to_vec()));
         self
     }
 
