@@ -30,21 +30,33 @@ const COLUMNS: [(&str, &str); 5] = [
     ("remove_300_ms", "remove 300 ports, ms"),
 ];
 
-/// What is measured of the paths of packets, by its name in JSON and in the table.
-const PATHS: [(&str, &str); 10] = [
+/// What is said of the way between containers.
+const BETWEEN_HEADS: [&str; 4] = [
+    "container to container, of a plain bridge",
+    "new connection between them, of a plain bridge",
+    "the same of a routed bridge without rules",
+    "new connection on that one",
+];
+
+/// What is measured of the paths of packets, by its place in JSON and its name in the table.
+const PATHS: [(&str, &str); 14] = [
     ("ports", "ports"),
     ("publish_ms", "publish them, ms"),
     ("remove_ms", "remove them, ms"),
+    (
+        "busy_remove_ms",
+        "remove them, with thousands of connections tracked, ms",
+    ),
     ("connect_us", "new connection, µs"),
     ("connect_with_ports", "with the ports"),
     ("gbit_with_ports", "throughput with the ports"),
     ("containers", "containers"),
     ("connect_with_containers", "new connection with them"),
     ("gbit_with_containers", "throughput with them"),
-    (
-        "between_of_plain",
-        "container to container, of a plain bridge",
-    ),
+    ("between/gbit_of_plain", BETWEEN_HEADS[0]),
+    ("between/connect_of_plain", BETWEEN_HEADS[1]),
+    ("between/routed_gbit_of_plain", BETWEEN_HEADS[2]),
+    ("between/routed_connect_of_plain", BETWEEN_HEADS[3]),
 ];
 
 /// How the results are shown.
@@ -218,11 +230,14 @@ fn paths_table(results: &Value) -> String {
     for (name, head) in PATHS {
         let cells: Vec<String> = measured
             .iter()
-            .map(|engine| match (&engine["paths"][name], name) {
-                (value, "ports" | "containers") => value.to_string(),
-                (value, _) => value
-                    .as_f64()
-                    .map_or_else(|| "–".to_owned(), |value| format!("{value:.2}")),
+            .map(|engine| {
+                let value = engine["paths"].pointer(&format!("/{name}"));
+                match value.unwrap_or(&Value::Null) {
+                    Value::Number(count) if count.is_u64() => count.to_string(),
+                    value => value
+                        .as_f64()
+                        .map_or_else(|| "–".to_owned(), |value| format!("{value:.2}")),
+                }
             })
             .collect();
         text.push_str(&format!("| {head} | {} |\n", cells.join(" | ")));

@@ -11,11 +11,11 @@ use anyhow::Context;
 use crate::workspace;
 
 /// How many connections a latency is the median of.
-const CONNECTIONS: usize = 2000;
+const CONNECTIONS: usize = 500;
 /// How long a throughput is measured.
-const STREAM: Duration = Duration::from_secs(1);
+const STREAM: Duration = Duration::from_millis(300);
 /// How often either is measured; what counts is the median.
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 11;
 /// How long a peer may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 const CHUNK_BYTES: usize = 256 << 10;
@@ -30,6 +30,23 @@ pub(super) struct Path {
 }
 
 impl Path {
+    /// How much each is of another.
+    pub(super) fn of(self, other: Self) -> Self {
+        Self {
+            connect_us: self.connect_us / other.connect_us,
+            gbit: self.gbit / other.gbit,
+        }
+    }
+
+    /// The median of each.
+    pub(super) fn median(all: &[Self]) -> Self {
+        let of = |value: fn(&Self) -> f64| median(all.iter().map(value).collect());
+        Self {
+            connect_us: of(|path| path.connect_us),
+            gbit: of(|path| path.gbit),
+        }
+    }
+
     /// The middle between two.
     pub(super) fn between(self, other: Self) -> Self {
         Self {
@@ -96,14 +113,8 @@ pub(super) fn measure<const N: usize>(
         }
     }
     Ok(std::array::from_fn(|number| {
-        let of = |value: fn(&Path) -> f64| {
-            let all = rounds.iter().skip(number).step_by(N);
-            median(all.map(value).collect())
-        };
-        Path {
-            connect_us: of(|path| path.connect_us),
-            gbit: of(|path| path.gbit),
-        }
+        let own: Vec<Path> = rounds.iter().skip(number).step_by(N).copied().collect();
+        Path::median(&own)
     }))
 }
 
@@ -142,13 +153,19 @@ fn ready(mut child: Child) -> anyhow::Result<Helper> {
 
 /// This program in the network namespace of a process.
 fn within(pid: u32, arguments: &[&str]) -> anyhow::Result<Command> {
-    let mut command = Command::new("nsenter");
+    let mut command = entering(pid);
     command
-        .arg(format!("--net=/proc/{pid}/ns/net"))
         .arg(std::env::current_exe().context("find this program")?)
         .arg("bench")
         .args(arguments);
     Ok(command)
+}
+
+/// A command in the network namespace of a process, still without its words.
+pub(super) fn entering(pid: u32) -> Command {
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net=/proc/{pid}/ns/net"));
+    command
 }
 
 /// The server's side; never ends.
