@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::workspace;
 
@@ -168,9 +169,30 @@ pub(super) fn entering(pid: u32) -> Command {
     command
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Client,
+    Server,
+}
+
+/// Keeps this process on one CPU, the server on another than the client: where the scheduler
+/// happens to put the two makes a difference of a fifth.
+fn stay_on(side: Side) -> anyhow::Result<()> {
+    let allowed = sched_getaffinity(None).context("which CPUs there are")?;
+    let mut cpus = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu));
+    let cpu = match side {
+        Side::Client => cpus.next(),
+        Side::Server => cpus.next_back(),
+    };
+    let mut own = CpuSet::new();
+    own.set(cpu.context("a CPU")?);
+    sched_setaffinity(None, &own).context("stay on a CPU")
+}
+
 /// The server's side; never ends.
 #[expect(clippy::print_stdout, reason = "the line says that it listens")]
 pub(crate) fn serve(port: u16) -> anyhow::Result<()> {
+    stay_on(Side::Server)?;
     let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).context("listen")?;
     println!("ready");
     let mut buffer = vec![0; CHUNK_BYTES];
@@ -185,6 +207,7 @@ pub(crate) fn serve(port: u16) -> anyhow::Result<()> {
 /// The client's side: the median of many connections, and what one carries.
 #[expect(clippy::print_stdout, reason = "the result is the output")]
 pub(crate) fn probe(place: &str) -> anyhow::Result<()> {
+    stay_on(Side::Client)?;
     let place: SocketAddr = place.parse().context("an address")?;
     let connect = || TcpStream::connect_timeout(&place, DEADLINE).context("connect");
     let mut times = Vec::with_capacity(CONNECTIONS);
