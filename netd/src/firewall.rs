@@ -38,7 +38,7 @@ pub(crate) use apply::{Firewall, FirewallError, Inheritance, Mended};
 pub(crate) use link::OpenLink;
 pub(crate) use read::Digest;
 pub(crate) use render::Ownership;
-pub(crate) use table::{Counting, HostAccess, Layout, Passage, SetName, Transit};
+pub(crate) use table::{Counting, HostAccess, Layout, Passage, SetName, Transit, is_metadata};
 
 /// Elements of sets and maps: (set, key) to the value that a map has; sets have none.
 /// Keys and values are as the kernel keeps them.

@@ -31,6 +31,7 @@ mod nat;
 mod rule;
 mod set;
 
+pub(crate) use filter::is_metadata;
 pub(crate) use limit::SHARES;
 pub(crate) use rule::Rule;
 pub(crate) use set::{Counting, DataType, SetName};

@@ -116,6 +116,7 @@ fn a_refusal_says_its_cause() {
             ("web", "one", 80, "closed to each other"),
             ("web", "host", 22, "closed to containers"),
             ("web", "169.254.169.254", 80, "metadata"),
+            ("web", "169.254.170.2", 80, "metadata"),
             ("one", "8.8.8.8", 53, "internal"),
             ("10.0.0.9", "db", 5432, "does not publish"),
             ("10.0.0.9", "host", 9999, "no container publishes"),

@@ -1,6 +1,6 @@
 //! The rules that decide what passes: raw, forward and input.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::rule::End::{Destination, Source};
 use super::{
@@ -30,8 +30,16 @@ const ECHO_REQUEST_V6: u8 = 128;
 const NEIGHBOUR_SOLICITATION: u8 = 135;
 const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 
-const METADATA4: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
-const METADATA6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+/// Where clouds tell machines their secrets: 169.254.169.254, 169.254.170.2 and others. No
+/// router forwards to link-local addresses (RFC 3927, section 7).
+const METADATA4: Subnet<Ipv4Addr> = Subnet {
+    base: Ipv4Addr::new(169, 254, 0, 0),
+    prefix: 16,
+};
+const METADATA6: Subnet<Ipv6Addr> = Subnet {
+    base: Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
+    prefix: 128,
+};
 const LOOPBACK4: Subnet<Ipv4Addr> = Subnet {
     base: Ipv4Addr::new(127, 0, 0, 0),
     prefix: 8,
@@ -44,6 +52,14 @@ const LOOPBACK6: Subnet<Ipv6Addr> = Subnet {
 const DNS: u16 = 53;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+
+/// Whether an address is closed to containers since it may be cloud metadata.
+pub(crate) fn is_metadata(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => METADATA4.contains(ip),
+        IpAddr::V6(ip) => METADATA6.contains(ip),
+    }
+}
 
 /// The chains, those that others go to first.
 pub(super) fn chains(layout: &Layout) -> Vec<Chain> {
@@ -160,12 +176,10 @@ fn from_container() -> Vec<Rule> {
             .lookup(&[Field::IncomingIfname], Is, SetName::Internal)
             .drop("internal"),
         Rule::new()
-            .family(Family::Ipv4)
-            .equals(IP4_DESTINATION, &METADATA4.octets())
+            .in_subnet4(Destination, METADATA4)
             .drop("metadata"),
         Rule::new()
-            .family(Family::Ipv6)
-            .equals(IP6_DESTINATION, &METADATA6.octets())
+            .in_subnet6(Destination, METADATA6)
             .drop("metadata6"),
         Rule::new().accept(),
     ]);

@@ -1,16 +1,10 @@
 //! The way out of containers, and in from outside.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use super::{Explainer, Explanation, Party, Question, text_of};
-use crate::firewall::{HostAccess, port};
+use crate::firewall::{HostAccess, is_metadata, port};
 use crate::network::model::{Egress, Endpoint, Name, Network, Port, PublishedPort};
-
-/// The places where clouds tell machines their secrets.
-const METADATA: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
-];
 
 impl Explainer<'_> {
     /// The endpoint by which packets to an outsider leave: the one beside it, or else one
@@ -91,7 +85,7 @@ impl Explainer<'_> {
                 format!("connect {} to a network that is not internal", from.name),
             );
         }
-        if matches!(to, Party::Address(ip) if METADATA.contains(ip)) {
+        if matches!(to, Party::Address(ip) if is_metadata(*ip)) {
             return told.stops(
                 "rule",
                 "cloud metadata is closed to containers (rule metadata)".to_owned(),

@@ -129,16 +129,16 @@ fn a_container_reaches_no_service_of_the_host() {
 #[test]
 fn a_container_does_not_reach_the_metadata_of_the_cloud() {
     const TEST: &str = "a_container_does_not_reach_the_metadata_of_the_cloud";
-    const METADATA: [&str; 2] = ["169.254.169.254", "fd00:ec2::254"];
+    const METADATA: [&str; 3] = ["169.254.169.254", "169.254.170.2", "fd00:ec2::254"];
     let set_up = |world: &World| {
         let lan = routed_lan(world);
-        let [ipv4, ipv6] = METADATA;
-        let line =
-            format!("ip addr add {ipv4}/32 dev lan0 && ip -6 addr add {ipv6}/128 dev lan0 nodad");
-        shell_in(&lan, &line);
-        shell(&format!(
-            "ip route add {ipv4} dev uplink && ip -6 route add {ipv6} via {LAN6}"
-        ));
+        let [machine, task, ipv6] = METADATA;
+        for ipv4 in [machine, task] {
+            shell_in(&lan, &format!("ip addr add {ipv4}/32 dev lan0"));
+            shell(&format!("ip route add {ipv4} dev uplink"));
+        }
+        shell_in(&lan, &format!("ip -6 addr add {ipv6}/128 dev lan0 nodad"));
+        shell(&format!("ip -6 route add {ipv6} via {LAN6}"));
         serve_tcp(&lan, "::", 80);
     };
     play_with(TEST, set_up, |_, stage, ()| {
