@@ -106,7 +106,7 @@ pub(crate) struct VethPair<'a> {
 }
 
 /// Creates a bridge without spanning tree and multicast snooping.
-pub(crate) fn create_bridge(name: &str, mac: MacAddress) -> Message {
+pub(crate) fn create_bridge(name: &str, mac: MacAddress, group: u32) -> Message {
     let mut message = Message::new(
         libc::RTM_NEWLINK,
         libc::NLM_F_CREATE | libc::NLM_F_EXCL,
@@ -114,6 +114,7 @@ pub(crate) fn create_bridge(name: &str, mac: MacAddress) -> Message {
     );
     message
         .put_text(IFLA_IFNAME, name)
+        .put_u32(IFLA_GROUP, group)
         .put(IFLA_ADDRESS, &mac.octets());
     message.nest(IFLA_LINKINFO, |info| {
         info.put_text(IFLA_INFO_KIND, "bridge")

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::damage::BridgeState;
+use super::device::{GROUP, is_ours};
 use super::error::{NetworkError, device};
 use super::model::MacAddress;
 use super::subnet::Subnets;
@@ -157,28 +158,33 @@ pub(crate) fn remove_orphans(
     Ok(())
 }
 
+/// The bridge, if it is there; a device of somebody else that has its name is an error.
+pub(crate) fn find(socket: &mut NetlinkSocket, name: &str) -> Result<Option<Device>, NetworkError> {
+    let found = link::find(socket, name).map_err(device("look for the bridge"))?;
+    match found {
+        Some(found) if found.kind != "bridge" || !is_ours(&found, ALIAS) => {
+            Err(NetworkError::ForeignBridge {
+                name: name.to_owned(),
+            })
+        }
+        found => Ok(found),
+    }
+}
+
 fn find_or_create(
     socket: &mut NetlinkSocket,
     name: &str,
     subnets: &Subnets,
 ) -> Result<Device, NetworkError> {
-    let find = |socket: &mut NetlinkSocket| {
-        link::find(socket, name).map_err(device("look for the bridge"))
-    };
-    if let Some(found) = find(socket)? {
-        if found.kind != "bridge" {
-            return Err(NetworkError::NotABridge {
-                name: name.to_owned(),
-            });
-        }
+    if let Some(found) = find(socket, name)? {
         return Ok(found);
     }
     let mac = MacAddress::of(subnets.gateway().ipv4);
     socket
-        .execute(vec![link::create_bridge(name, mac)])
+        .execute(vec![link::create_bridge(name, mac, GROUP)])
         .map_err(device("create the bridge"))?;
     tracing::info!(bridge = name, "bridge created");
-    find(socket)?.ok_or_else(|| NetworkError::NotABridge {
+    find(socket, name)?.ok_or_else(|| NetworkError::ForeignBridge {
         name: name.to_owned(),
     })
 }

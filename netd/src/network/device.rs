@@ -19,8 +19,8 @@ use crate::sysctl;
 /// The loopback device is the first of every namespace.
 const LOOPBACK_INDEX: u32 = 1;
 
-/// What the host ends of all pairs of ours have as their group: "lk".
-const GROUP: u32 = 0x6c6b;
+/// What bridges and the host ends of pairs of ours have as their group: "lk".
+pub(crate) const GROUP: u32 = 0x6c6b;
 
 /// Whether packets to everywhere else leave the container by a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,8 +113,8 @@ pub(crate) fn connect(
         .map_err(device("close the bridge port"))
 }
 
-/// Whether a device that has the name of a port is that port. The kernel stamps only what
-/// exists, so that a pair that was just made has only its group.
+/// Whether a device that has the name of a port or a bridge is that one. The kernel stamps
+/// only what exists, so that a device that was just made has only its group.
 pub(crate) fn is_ours(device: &Device, alias: &str) -> bool {
     device.alias == alias || device.group == GROUP
 }

@@ -98,11 +98,11 @@ pub(crate) enum NetworkError {
         "every default subnet overlaps a network or a route of this host; give one with --subnet"
     )]
     SubnetsExhausted,
-    /// A device of the bridge's name is no bridge.
+    /// A device that we did not make has the name of a bridge.
     #[error(
-        "the device {name:?} exists and is no bridge; remove it, or give another name with --bridge-name"
+        "the device {name:?} exists and is no bridge of ours; remove it (ip link del {name}), or give netd another name with --bridge-name"
     )]
-    NotABridge {
+    ForeignBridge {
         /// The device.
         name: String,
     },

@@ -39,6 +39,8 @@ impl Owner {
         let users = read_networks(&durable)?;
         let subnets = choose_subnets(config, &durable, &users, &mut routing)?;
         let default_network = Arc::new(default_network(config, subnets));
+        // Before anything is made.
+        bridge::find(&mut routing, &default_network.bridge_name)?;
         let netns = NetnsDirectory::open(config.netns_directory()).map_err(NetworkError::from)?;
 
         let mut registry = Registry::default();

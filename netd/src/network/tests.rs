@@ -428,7 +428,7 @@ fn is_answer(error: &NetworkError) -> bool {
             | NetworkError::Netns(_)
             | NetworkError::Sysctl(_)
             | NetworkError::Device { .. }
-            | NetworkError::NotABridge { .. }
+            | NetworkError::ForeignBridge { .. }
             | NetworkError::Firewall(_)
             | NetworkError::Reserve(_)
             | NetworkError::Thread(_)

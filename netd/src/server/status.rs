@@ -69,7 +69,7 @@ fn class(error: &NetworkError) -> (Code, ErrorReason) {
         | NetworkError::Netns(_)
         | NetworkError::Sysctl(_)
         | NetworkError::Device { .. }
-        | NetworkError::NotABridge { .. }
+        | NetworkError::ForeignBridge { .. }
         | NetworkError::Firewall(_)
         | NetworkError::Reserve(_)
         | NetworkError::Watch(_)

@@ -37,7 +37,7 @@
 //! | N-16 | tags, BPDU, LLDP, every ethertype | `frames::a_frame_that_no_container_may_send_reaches_nobody`, `frames::of_all_kinds_of_frames_three_pass` |
 //! | N-16 | what is said to everybody | `lies::nobody_hears_what_a_sibling_says_to_everybody` |
 //! | N-17 | MAC, address, macvlan, bridge in a container | `addresses` |
-//! | N-18 | devices with our names and indices | `identity::a_foreign_device_with_the_name_of_a_port_is_left_alone`, `identity::a_foreign_device_in_the_place_of_a_port_is_not_taken_for_it`, `identity::devices_that_come_and_go_are_never_mixed_up` |
+//! | N-18 | devices with our names and indices | `identity::a_foreign_device_with_the_name_of_a_port_is_left_alone`, `identity::a_foreign_bridge_is_not_taken_over`, `identity::a_foreign_device_in_the_place_of_a_port_is_not_taken_for_it`, `identity::devices_that_come_and_go_are_never_mixed_up` |
 //! | N-19 | names that mean something elsewhere | `identity::a_name_that_is_no_plain_word_is_refused`, `identity::no_alias_gets_into_the_rules`, `identity::the_longest_names_make_devices_of_their_own` |
 //! | N-21 | whose address the server sees | `ports::a_lan_host_reaches_a_published_port_as_itself` |
 //! | N-22 | the host routes for others | `forwarding` |

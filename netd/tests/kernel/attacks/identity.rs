@@ -42,6 +42,47 @@ fn a_foreign_device_with_the_name_of_a_port_is_left_alone() {
     });
 }
 
+/// N-18: a bridge that has the name of ours and is not ours keeps its addresses; netd says so,
+/// and starts when it is gone.
+#[test]
+fn a_foreign_bridge_is_not_taken_over() {
+    const TEST: &str = "a_foreign_bridge_is_not_taken_over";
+    if !has(TEST, "ip") {
+        return;
+    }
+    let make = "ip link add linkspan0 type bridge && ip link set linkspan0 up \
+                && ip addr add 198.51.100.9/24 dev linkspan0";
+    let look = || output_of(HERE, "ip -o -4 addr show dev linkspan0");
+    World::bare(TEST, move |world| {
+        let refuses = move |world: &World| {
+            let before = look();
+            let refused = world.command().output().unwrap();
+            assert_eq!(refused.status.code(), Some(1));
+            assert_eq!(
+                String::from_utf8(refused.stderr).unwrap(),
+                "linkspan-netd: the device \"linkspan0\" exists and is no bridge of ours; remove it (ip link del linkspan0), or give netd another name with --bridge-name\n"
+            );
+            assert_eq!(look(), before);
+        };
+        shell(make);
+        refuses(world);
+        if let Some(rules) = ruleset(TEST) {
+            assert_eq!(rules, "", "nothing is left behind");
+        }
+        shell("ip link del linkspan0");
+        world.start();
+        let web = world.attach(plain('a', "web"));
+
+        world.kill();
+        shell(&format!("ip link del linkspan0 && {make}"));
+        refuses(world);
+        shell("ip link del linkspan0");
+        world.start();
+        assert!(pings(&web.netns_path, &web.ipv4_gateway, DEADLINE));
+        world.stop();
+    });
+}
+
 /// N-18: a device that somebody puts in the place of a port, with its name and even its
 /// index, is not made one, and not removed with the endpoint.
 #[test]
