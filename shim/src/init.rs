@@ -27,6 +27,7 @@ mod command;
 mod credentials;
 mod devices;
 mod mount;
+mod overlay;
 mod reaper;
 pub(crate) mod rootfs;
 pub(crate) mod seccomp;

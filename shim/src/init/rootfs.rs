@@ -8,18 +8,15 @@ use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, UnmountFlags,
-    fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change, unmount,
-};
+use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use rustix::process::{chdir, fchdir, pivot_root};
 
-use super::devices;
 use super::mount::{
     Root, Target, attach, copy_of, copy_of_path, is_directory, make_read_only, new_filesystem,
 };
+use super::{devices, overlay};
 use crate::failure::{Failure, Step};
-use crate::spec::{Access, Bind, Container, Rootfs, Tmpfs};
+use crate::spec::{Access, Bind, Container, Tmpfs};
 
 const NO_SUID: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID;
 const NO_DEV: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NODEV;
@@ -46,7 +43,7 @@ pub(crate) fn enter(container: &Container, view: CgroupView) -> Result<Root, Fai
         .iter()
         .map(take_bind)
         .collect::<Result<Vec<_>, _>>()?;
-    let overlay = overlay(&container.rootfs, container.profile.no_new_privileges)?;
+    let overlay = overlay::new(&container.rootfs, container.profile.no_new_privileges)?;
     pivot(&overlay, &container.rootfs.work)?;
     let root = Root::open()?;
     kernel_filesystems(&root, view)?;
@@ -82,28 +79,6 @@ pub(crate) fn protect(root: &Root, container: &Container) -> Result<(), Failure>
         make_read_only(root.directory(), "make the root read-only")?;
     }
     Ok(())
-}
-
-fn overlay(rootfs: &Rootfs, no_new_privileges: bool) -> Result<OwnedFd, Failure> {
-    let step = "mount overlay";
-    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).step(step)?;
-    for layer in &rootfs.lower {
-        let step = || format!("add layer {}", layer.display());
-        fsconfig_set_string(&context, "lowerdir+", layer)
-            .map_err(|errno| Failure::system(step(), errno))?;
-    }
-    fsconfig_set_string(&context, "upperdir", &rootfs.upper).step("set the upper directory")?;
-    fsconfig_set_string(&context, "workdir", &rootfs.work).step("set the work directory")?;
-    fsconfig_create(&context).step(step)?;
-    // Device nodes of the image stay dead; /dev is a filesystem of its own. Where exec gives
-    // no privileges, file capabilities are not even looked at: the kernel would refuse to
-    // run a program that asks for more than the container has, such as Debian's ping.
-    let attributes = if no_new_privileges {
-        NO_DEV | NO_SUID
-    } else {
-        NO_DEV
-    };
-    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).step(step)
 }
 
 /// Makes the overlay the root and lets go of the host's. It is mounted over its own work
