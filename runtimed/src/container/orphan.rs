@@ -1,8 +1,12 @@
 //! Ends a container whose shim was killed.
 //!
 //! Nobody keeps its streams, its log or its end any more, so it is ended, too: that is the
-//! rule. The process is known by a handle that no other process ever gets, not by a number.
+//! rule. The process is known by a handle that no other process ever gets, not by a number;
+//! kernels before 6.14 have no such handles, and there it is who is in the control group, which
+//! has the container's id for a name.
 
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,14 +37,23 @@ pub(crate) fn handle_of(pid: i32) -> Option<Vec<u8>> {
 /// that the shim would have removed. A run that has ended is left alone.
 pub(crate) async fn end(engine: &Arc<Engine>, run: &Run) {
     let id = &run.container_id;
-    if let Some(process) = run.process.as_deref().and_then(reopen) {
+    let cgroup = run_paths(engine, id).cgroup;
+    let processes = match run.process.as_deref() {
+        Some(bytes) => reopen(bytes).into_iter().collect(),
+        None => members(Path::new(CGROUP_ROOT), &cgroup),
+    };
+    if !processes.is_empty() {
         tracing::warn!(
             container_id = id,
             "the shim died before its container, ending it"
         );
-        if let Err(error) = pidfd::send_signal(&process, Signal::SIGKILL as i32) {
+    }
+    for process in &processes {
+        if let Err(error) = pidfd::send_signal(process, Signal::SIGKILL as i32) {
             tracing::warn!(container_id = id, %error, "kill the container, ignoring");
         }
+    }
+    for process in processes {
         if let Ok(process) = async_fd::register(process)
             && tokio::time::timeout(END_TIMEOUT, process.readable())
                 .await
@@ -49,7 +62,6 @@ pub(crate) async fn end(engine: &Arc<Engine>, run: &Run) {
             tracing::error!(container_id = id, "the container does not end");
         }
     }
-    let cgroup = run_paths(engine, id).cgroup;
     let removed = engine.blocking(move |_| {
         remove_cgroups(Path::new(CGROUP_ROOT), &cgroup);
         Ok(())
@@ -57,23 +69,50 @@ pub(crate) async fn end(engine: &Arc<Engine>, run: &Run) {
     removed.await.ok();
 }
 
-fn reopen(bytes: &[u8]) -> Option<std::os::fd::OwnedFd> {
+fn reopen(bytes: &[u8]) -> Option<OwnedFd> {
     let handle = Handle::from_bytes(bytes.try_into().ok()?);
     pidfd::reopen(handle).ok()
+}
+
+/// The processes of a control group. A number is looked for again once the process that has
+/// it is held: whoever is still listed then is the one.
+fn members(root: &Path, cgroup: &str) -> Vec<OwnedFd> {
+    let listed = || -> BTreeSet<i32> {
+        directories(root, cgroup)
+            .filter_map(|group| std::fs::read_to_string(group.join("cgroup.procs")).ok())
+            .flat_map(|text| text.lines().flat_map(str::parse).collect::<Vec<_>>())
+            .collect()
+    };
+    let held: Vec<(i32, OwnedFd)> = listed()
+        .into_iter()
+        .filter_map(|pid| Some((pid, pidfd::open(Pid::from_raw(pid)?).ok()?)))
+        .collect();
+    let still = listed();
+    held.into_iter()
+        .filter(|(pid, _)| still.contains(pid))
+        .map(|(_, process)| process)
+        .collect()
 }
 
 /// Removes a control group from every hierarchy below `root`; most have none, and then
 /// there is nothing to say.
 fn remove_cgroups(root: &Path, cgroup: &str) {
-    let relative = cgroup.trim_start_matches('/');
+    for group in directories(root, cgroup) {
+        std::fs::remove_dir(group).ok();
+    }
+}
+
+/// Where a control group may be: in a hierarchy of v1, or in the one of v2.
+fn directories(root: &Path, cgroup: &str) -> impl Iterator<Item = PathBuf> {
+    let relative = PathBuf::from(cgroup.trim_start_matches('/'));
     let hierarchies = std::fs::read_dir(root)
         .into_iter()
         .flatten()
         .flatten()
         .map(|entry| entry.path());
-    for hierarchy in hierarchies.chain([PathBuf::from(root)]) {
-        std::fs::remove_dir(hierarchy.join(relative)).ok();
-    }
+    hierarchies
+        .chain([PathBuf::from(root)])
+        .map(move |hierarchy| hierarchy.join(&relative))
 }
 
 #[cfg(test)]
@@ -95,6 +134,18 @@ mod tests {
         assert!(!root.path().join("memory/linkspan/a").exists());
         assert!(!root.path().join("linkspan/a").exists());
         assert!(root.path().join("pids/linkspan/b").exists());
+    }
+
+    #[test]
+    fn the_members_of_a_control_group_are_held() {
+        let root = tempfile::tempdir().unwrap();
+        let group = root.path().join("pids/linkspan/a");
+        std::fs::create_dir_all(&group).unwrap();
+        let nobody = i32::MAX;
+        let listed = format!("{}\n{nobody}\n", std::process::id());
+        std::fs::write(group.join("cgroup.procs"), listed).unwrap();
+        assert_eq!(members(root.path(), "/linkspan/a").len(), 1);
+        assert!(members(root.path(), "/linkspan/b").is_empty());
     }
 
     #[test]
