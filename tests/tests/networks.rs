@@ -218,6 +218,11 @@ fn ports_are_published_on_a_network_that_leads_outside() {
     let engine = Engine::with_busybox();
     engine.ok("network create front");
     engine.ok("network create --internal inner");
+    let told = engine.run("run --rm --network inner -p 8080:80 busybox true");
+    assert_eq!(
+        told.stderr.trim(),
+        "warning: published ports are without effect on internal networks; connect the container to one that leads outside"
+    );
     engine.start("web", "--network inner -p 8080:80", WEB);
     engine.await_port("web", 80);
     assert!(

@@ -58,8 +58,10 @@ pub(crate) async fn create(engine: &Arc<Engine>, request: Request) -> Result<Cre
         });
     }
     let image = engine.images.find(&request.image)?;
+    let mut known = Vec::new();
     if !network::is_plain(&request.host.networks) {
-        network::check_known(&request.host.networks, &engine.network.networks().await?)?;
+        known = engine.network.networks().await?;
+        network::check_known(&request.host.networks, &known)?;
     }
     let Planned {
         record,
@@ -72,6 +74,7 @@ pub(crate) async fn create(engine: &Arc<Engine>, request: Request) -> Result<Cre
         link::check_sources(&record, &links)?;
         link::check_health(&links)?;
     }
+    warnings.extend(network::check_published(&record.host, &known));
     let links = record.host.links.iter().zip(&sources);
     warnings.extend(links.flat_map(|(link, source)| link::warnings(link, source.as_deref())));
     let record = reserve_name(engine, record)?;

@@ -17,7 +17,7 @@ use linkspan_proto::net_v1;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::record::{NetworkSettings, Record};
+use super::record::{HostSettings, NetworkSettings, Record};
 use super::{ContainerError, Result};
 
 /// The network that is always there.
@@ -186,6 +186,16 @@ pub(crate) fn publisher<'a>(
         .find(|name| !is_internal(name))
 }
 
+/// A warning about ports that nothing publishes, since no network leads outside.
+pub(crate) fn check_published(host: &HostSettings, known: &[net_v1::Network]) -> Option<String> {
+    let publishes = host.publish_all || !host.port_mappings.is_empty();
+    let nowhere = !host.networks.is_empty() && publisher(&host.networks, known).is_none();
+    (publishes && nowhere).then(|| {
+        "published ports are without effect on internal networks; connect the container to one that leads outside"
+            .to_owned()
+    })
+}
+
 /// Whether a container is on nothing but the default network, about which there is
 /// nothing to find out.
 pub(crate) fn is_plain(networks: &[NetworkConfig]) -> bool {
@@ -350,6 +360,18 @@ mod tests {
         let known = [network("inner", true), network("front", false)];
         assert_eq!(publisher(&networks, &known), Some("front"));
         assert_eq!(publisher(&networks[..1], &known), None);
+        let mut host = HostSettings {
+            publish_all: true,
+            networks: networks[..1].to_vec(),
+            ..HostSettings::default()
+        };
+        let warning = check_published(&host, &known).unwrap();
+        assert!(warning.contains("without effect"), "{warning}");
+        host.networks = networks.to_vec();
+        assert_eq!(check_published(&host, &known), None);
+        host.publish_all = false;
+        host.networks.truncate(1);
+        assert_eq!(check_published(&host, &known), None);
     }
 
     #[test]
