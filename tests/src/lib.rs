@@ -20,5 +20,5 @@ mod wait;
 pub use engine::{Output, Running, linkspan, linkspan_command, start};
 pub use host::{HOST_V4, HOST_V6, LAN_V4, LAN_V6, daemon_pid, host, kill_daemon, lan, lan_command};
 pub use image::{ImageKind, image, image_kind};
-pub use skip::{sandbox_required, skip};
+pub use skip::{kernel_lacks, sandbox_required, skip};
 pub use wait::{DEADLINE, wait_for};

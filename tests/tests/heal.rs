@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use e2e::console::Engine;
 use e2e::network::{HOST, http, on_lan};
-use e2e::{DEADLINE, daemon_pid, host, kill_daemon, wait_for};
+use e2e::{DEADLINE, daemon_pid, host, kernel_lacks, kill_daemon, wait_for};
 use nix::poll::{PollTimeout, poll};
 
 /// A web server on port 80.
@@ -16,6 +16,9 @@ const WEB: &str = "echo page > /var/www/index.html; exec httpd -f -p 80 -h /var/
 const LOST: Duration = Duration::from_millis(800);
 const PERIOD: Duration = Duration::from_millis(20);
 const ROUNDS: usize = 20;
+/// What keeps others from the rules, and since which kernel.
+const OWNED: &str = "tables that stay with their owner";
+const OWNED_SINCE: (u32, u32) = (6, 9);
 
 fn linked_pair() -> Engine {
     let engine = Engine::with_busybox();
@@ -109,6 +112,11 @@ fn probe(
 /// F-22: the rules belong to runtimed as well, so nobody can flush them while netd is away.
 #[test]
 fn nothing_opens_and_nothing_is_lost_when_rules_are_flushed_while_netd_is_killed() {
+    const NAME: &str =
+        "nothing_opens_and_nothing_is_lost_when_rules_are_flushed_while_netd_is_killed";
+    if kernel_lacks(NAME, OWNED, OWNED_SINCE) {
+        return;
+    }
     let engine = linked_pair();
     let inside: IpAddr = engine.address("db").parse().expect("an address");
     let _route = e2e::lan(&[
@@ -152,6 +160,10 @@ fn nothing_opens_and_nothing_is_lost_when_rules_are_flushed_while_netd_is_killed
 /// Whoever starts last gives or gets the rules: runtimed may be replaced as well.
 #[test]
 fn rules_stay_owned_when_runtimed_is_replaced_before_netd() {
+    const NAME: &str = "rules_stay_owned_when_runtimed_is_replaced_before_netd";
+    if kernel_lacks(NAME, OWNED, OWNED_SINCE) {
+        return;
+    }
     let engine = linked_pair();
     for name in ["linkspan-runtimed", "linkspan-netd"] {
         let before = daemon_pid(name);
