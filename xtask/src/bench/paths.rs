@@ -1,8 +1,7 @@
 //! The paths of packets: whether a published port stays as fast with many ports and with
 //! many containers, and what the way between two containers costs beside a plain bridge.
 //!
-//! Each state is measured between two measurements of the first one, since the machine
-//! drifts: what counts is the ratio.
+//! States are measured by turns, since the machine drifts: what counts is the ratio.
 
 use std::cell::RefCell;
 use std::path::Path as FilePath;
@@ -39,14 +38,14 @@ fn crowd(engine: Engine) -> Crowd {
         Engine::Linkspan => Crowd {
             ports: 1000,
             containers: 500,
-            port_turns: 9,
-            container_turns: 3,
+            port_turns: 5,
+            container_turns: 2,
         },
         _ => Crowd {
             ports: 300,
             containers: 50,
             port_turns: 1,
-            container_turns: 2,
+            container_turns: 1,
         },
     }
 }
@@ -149,25 +148,21 @@ fn between(client: u32, address: &str) -> anyhow::Result<Value> {
     }))
 }
 
-/// The ratio of a path with something to the path without it, before and after: the median
-/// of some turns.
+/// The ratio of a path with something to the path without it: the best of some turns.
 fn compare(
     turns: usize,
     measure: impl Fn() -> anyhow::Result<Path>,
     make: impl Fn() -> anyhow::Result<()>,
     remove: impl Fn() -> anyhow::Result<()>,
 ) -> anyhow::Result<Path> {
-    let mut without = measure()?;
-    let mut ratios = Vec::new();
+    let (mut with, mut without) = (Vec::new(), vec![measure()?]);
     for _ in 0..turns {
         make()?;
-        let with = measure()?;
+        with.push(measure()?);
         remove()?;
-        let after = measure()?;
-        ratios.push(with.of(without.between(after)));
-        without = after;
+        without.push(measure()?);
     }
-    Ok(Path::median(&ratios))
+    Ok(Path::best(&with).of(Path::best(&without)))
 }
 
 /// The time that something takes, in milliseconds.

@@ -15,7 +15,7 @@ use crate::workspace;
 const CONNECTIONS: usize = 500;
 /// How long a throughput is measured.
 const STREAM: Duration = Duration::from_millis(300);
-/// How often either is measured; what counts is the median.
+/// How often either is measured; what counts is the best.
 const ROUNDS: usize = 11;
 /// How long a peer may take.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -39,20 +39,13 @@ impl Path {
         }
     }
 
-    /// The median of each.
-    pub(super) fn median(all: &[Self]) -> Self {
-        let of = |value: fn(&Self) -> f64| median(all.iter().map(value).collect());
+    /// The best of each: what disturbs a measurement only makes it worse, and on a machine
+    /// that is shared it does so for seconds on end.
+    pub(super) fn best(all: &[Self]) -> Self {
+        let of = |value: fn(&Self) -> f64| all.iter().map(value);
         Self {
-            connect_us: of(|path| path.connect_us),
-            gbit: of(|path| path.gbit),
-        }
-    }
-
-    /// The middle between two.
-    pub(super) fn between(self, other: Self) -> Self {
-        Self {
-            connect_us: f64::midpoint(self.connect_us, other.connect_us),
-            gbit: f64::midpoint(self.gbit, other.gbit),
+            connect_us: of(|path| path.connect_us).fold(f64::INFINITY, f64::min),
+            gbit: of(|path| path.gbit).fold(0.0, f64::max),
         }
     }
 }
@@ -115,13 +108,8 @@ pub(super) fn measure<const N: usize>(
     }
     Ok(std::array::from_fn(|number| {
         let own: Vec<Path> = rounds.iter().skip(number).step_by(N).copied().collect();
-        Path::median(&own)
+        Path::best(&own)
     }))
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn measure_once(pid: u32, address: &str, port: u16) -> anyhow::Result<Path> {
