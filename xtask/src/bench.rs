@@ -30,14 +30,6 @@ const COLUMNS: [(&str, &str); 5] = [
     ("remove_300_ms", "remove 300 ports, ms"),
 ];
 
-/// What is said of the way between containers.
-const BETWEEN_HEADS: [&str; 4] = [
-    "container to container, of a plain bridge",
-    "new connection between them, of a plain bridge",
-    "the same of a routed bridge without rules",
-    "new connection on that one",
-];
-
 /// What is measured of the paths of packets, by its place in JSON and its name in the table.
 const PATHS: [(&str, &str); 14] = [
     ("ports", "ports"),
@@ -53,10 +45,22 @@ const PATHS: [(&str, &str); 14] = [
     ("containers", "containers"),
     ("connect_with_containers", "new connection with them"),
     ("gbit_with_containers", "throughput with them"),
-    ("between/gbit_of_plain", BETWEEN_HEADS[0]),
-    ("between/connect_of_plain", BETWEEN_HEADS[1]),
-    ("between/routed_gbit_of_plain", BETWEEN_HEADS[2]),
-    ("between/routed_connect_of_plain", BETWEEN_HEADS[3]),
+    (
+        "between/gbit_of_plain",
+        "container to container, of a plain bridge",
+    ),
+    (
+        "between/connect_of_plain",
+        "new connection between them, of a plain bridge",
+    ),
+    (
+        "between/routed_gbit_of_plain",
+        "the same of a routed bridge without rules",
+    ),
+    (
+        "between/routed_connect_of_plain",
+        "new connection on that one",
+    ),
 ];
 
 /// How the results are shown.

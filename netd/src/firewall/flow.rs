@@ -4,11 +4,12 @@
 //! whoever takes an element away has to end what came through it.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use super::endpoint::of_family;
 use super::{Difference, Elements, SetName, key};
-pub(crate) use crate::netlink::conntrack::{Entry, Part, Scope};
+use crate::netlink::conntrack::{Entry, Part, Scope};
+use crate::netlink::route::ip;
 
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
@@ -90,20 +91,12 @@ fn answering(((set, key), value): (&(SetName, Vec<u8>), &Vec<u8>)) -> Option<IpA
     use SetName::{
         HostPublished6, HostRanges6, Links4, Links6, Peers4, Peers6, Published6, Ranges6,
     };
-    let at = |bytes: &[u8], from: usize, is_ipv6: bool| -> Option<IpAddr> {
-        let rest = bytes.get(from..)?;
-        Some(if is_ipv6 {
-            Ipv6Addr::from(*rest.first_chunk()?).into()
-        } else {
-            Ipv4Addr::from(*rest.first_chunk()?).into()
-        })
-    };
-    match set {
-        Links4 | Peers4 => at(key, 4, false),
-        Links6 | Peers6 => at(key, 16, true),
-        HostPublished6 | HostRanges6 | Published6 | Ranges6 => at(value, 0, true),
-        _ => at(value, 0, false),
-    }
+    ip(match set {
+        Links4 | Peers4 => key.get(4..8)?,
+        Links6 | Peers6 => key.get(16..32)?,
+        HostPublished6 | HostRanges6 | Published6 | Ranges6 => value.get(..16)?,
+        _ => value.get(..4)?,
+    })
 }
 
 fn is_opening(set: SetName) -> bool {

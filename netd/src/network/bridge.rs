@@ -133,7 +133,7 @@ pub(crate) fn rename(
 /// Removes a bridge of ours, if it is there.
 pub(crate) fn remove(socket: &mut NetlinkSocket, name: &str) -> Result<(), NetworkError> {
     let found = link::find(socket, name).map_err(device("look for the bridge"))?;
-    let Some(found) = found.filter(|found| found.kind == "bridge" && found.alias == ALIAS) else {
+    let Some(found) = found.filter(is_our_bridge) else {
         return Ok(());
     };
     match socket.execute(vec![link::delete(found.index)]) {
@@ -150,7 +150,7 @@ pub(crate) fn remove_orphans(
     let devices = link::list(socket).map_err(device("list devices"))?;
     for found in devices
         .iter()
-        .filter(|found| found.alias == ALIAS && !is_claimed(&found.name))
+        .filter(|found| is_our_bridge(found) && !is_claimed(&found.name))
     {
         tracing::info!(bridge = found.name, "orphaned bridge removed");
         remove(socket, &found.name)?;
@@ -162,13 +162,15 @@ pub(crate) fn remove_orphans(
 pub(crate) fn find(socket: &mut NetlinkSocket, name: &str) -> Result<Option<Device>, NetworkError> {
     let found = link::find(socket, name).map_err(device("look for the bridge"))?;
     match found {
-        Some(found) if found.kind != "bridge" || !is_ours(&found, ALIAS) => {
-            Err(NetworkError::ForeignBridge {
-                name: name.to_owned(),
-            })
-        }
+        Some(found) if !is_our_bridge(&found) => Err(NetworkError::ForeignBridge {
+            name: name.to_owned(),
+        }),
         found => Ok(found),
     }
+}
+
+fn is_our_bridge(device: &Device) -> bool {
+    device.kind == "bridge" && is_ours(device, ALIAS)
 }
 
 fn find_or_create(
@@ -315,5 +317,5 @@ fn foreign_bridge(socket: &mut NetlinkSocket) -> Result<Option<Device>, NetworkE
     let devices = link::list(socket).map_err(device("list devices"))?;
     Ok(devices
         .into_iter()
-        .find(|device| device.kind == "bridge" && device.alias != ALIAS))
+        .find(|device| device.kind == "bridge" && !is_our_bridge(device)))
 }

@@ -188,9 +188,8 @@ pub(crate) fn publisher<'a>(
 
 /// A warning about ports that nothing publishes, since no network leads outside.
 pub(crate) fn check_published(host: &HostSettings, known: &[net_v1::Network]) -> Option<String> {
-    let publishes = host.publish_all || !host.port_mappings.is_empty();
     let nowhere = !host.networks.is_empty() && publisher(&host.networks, known).is_none();
-    (publishes && nowhere).then(|| {
+    (host.publishes() && nowhere).then(|| {
         "published ports are without effect on internal networks; connect the container to one that leads outside"
             .to_owned()
     })
@@ -257,7 +256,7 @@ pub(crate) fn check_shared(record: &mut Record) -> Result<Vec<String>> {
     if !host.links.is_empty() {
         return conflict("--link");
     }
-    let publishes = host.publish_all || !host.port_mappings.is_empty();
+    let publishes = host.publishes();
     if matches!(host.network_mode, NetworkMode::Container(_)) {
         let resolver = [&host.dns, &host.dns_search, &host.dns_options];
         let given = [

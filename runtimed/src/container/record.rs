@@ -117,6 +117,13 @@ pub(crate) struct HostSettings {
     pub(crate) networks: Vec<NetworkConfig>,
 }
 
+impl HostSettings {
+    /// Whether it asks for ports of the host.
+    pub(crate) fn publishes(&self) -> bool {
+        self.publish_all || !self.port_mappings.is_empty()
+    }
+}
+
 /// A link as it is kept: by the name of its source, so that it follows a source that
 /// is made again under that name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,7 +3,8 @@
 use super::{Chain, FORWARD, Hook, PREROUTING, Rule, SetName};
 use crate::firewall::expression::{
     ARP_SENDER_IP, ARP_SENDER_MAC, ETHER_SOURCE, ETHER_TYPE, Family, Field, ICMP_TYPE, IP4_SOURCE,
-    IP6_SOURCE, NEIGHBOUR_TARGET, SOURCE_PORT, Sense,
+    IP6_SOURCE, NEIGHBOUR_TARGET, SOURCE_PORT,
+    Sense::{Is, IsNot},
 };
 
 const ARP: [u8; 2] = [0x08, 0x06];
@@ -22,17 +23,13 @@ const DHCPV6_SERVER: u16 = 547;
 
 /// The chain that every frame from a bridge port passes first.
 pub(super) fn prerouting() -> Chain {
-    let pinned4 = |mac, ip| {
-        Rule::new().lookup(
-            &[Field::IncomingIfname, mac, ip],
-            Sense::IsNot,
-            SetName::Pins4,
-        )
+    let pinned4 = |sense, mac, ip| {
+        Rule::new().lookup(&[Field::IncomingIfname, mac, ip], sense, SetName::Pins4)
     };
     let pinned6 = |ip| {
         Rule::new().lookup(
             &[Field::IncomingIfname, ETHER_SOURCE, ip],
-            Sense::IsNot,
+            IsNot,
             SetName::Pins6,
         )
     };
@@ -59,21 +56,19 @@ pub(super) fn prerouting() -> Chain {
         }),
         rules: vec![
             // Most packets by far: one lookup, and none of the rules below is about them.
-            ethernet(IPV4)
-                .protocol(TCP)
-                .lookup(
-                    &[Field::IncomingIfname, ETHER_SOURCE, IP4_SOURCE],
-                    Sense::Is,
-                    SetName::Pins4,
-                )
-                .accept(),
+            after(
+                ethernet(IPV4).protocol(TCP),
+                pinned4(Is, ETHER_SOURCE, IP4_SOURCE),
+            )
+            .accept(),
             Rule::new()
-                .lookup(&[Field::IncomingIfname], Sense::IsNot, SetName::Ports)
+                .lookup(&[Field::IncomingIfname], IsNot, SetName::Ports)
                 .accept(),
-            after(ethernet(ARP), pinned4(ETHER_SOURCE, ARP_SENDER_IP)).drop("arp_spoofed"),
-            after(ethernet(ARP), pinned4(ARP_SENDER_MAC, ARP_SENDER_IP)).drop("arp_spoofed_sender"),
+            after(ethernet(ARP), pinned4(IsNot, ETHER_SOURCE, ARP_SENDER_IP)).drop("arp_spoofed"),
+            after(ethernet(ARP), pinned4(IsNot, ARP_SENDER_MAC, ARP_SENDER_IP))
+                .drop("arp_spoofed_sender"),
             ethernet(ARP).accept(),
-            after(ethernet(IPV4), pinned4(ETHER_SOURCE, IP4_SOURCE)).drop("ipv4_spoofed"),
+            after(ethernet(IPV4), pinned4(IsNot, ETHER_SOURCE, IP4_SOURCE)).drop("ipv4_spoofed"),
             ethernet(IPV4).protocol(IGMP).drop("igmp"),
             server(IPV4, DHCP_SERVER, "dhcp_server"),
             ethernet(IPV4).accept(),
@@ -95,8 +90,8 @@ pub(super) fn prerouting() -> Chain {
 /// are isolated, so there is none; this holds when somebody takes the isolation away.
 pub(super) fn forward() -> Chain {
     let rule = Rule::new()
-        .lookup(&[Field::IncomingIfname], Sense::Is, SetName::Ports)
-        .lookup(&[Field::OutgoingIfname], Sense::Is, SetName::Ports)
+        .lookup(&[Field::IncomingIfname], Is, SetName::Ports)
+        .lookup(&[Field::OutgoingIfname], Is, SetName::Ports)
         .drop("not_isolated");
     Chain {
         family: Family::Bridge,
